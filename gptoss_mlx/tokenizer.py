@@ -81,7 +81,7 @@ class Tokenizer:
             data: Any = json.loads(file.read_bytes())
         except FileNotFoundError as error:
             raise TokenizerError(
-                f"There is no tokenizer at {str(file)!r}; a gpt-oss checkpoint has a tokenizer.json beside config.json. "
+                f"There is no tokenizer at {str(file)!r}; a checkpoint has a tokenizer.json beside its config.json. "
                 "Point to the checkpoint's folder, or download the file again."
             ) from error
         except OSError as error:
@@ -159,16 +159,17 @@ def _byte_alphabet() -> dict[int, int]:
 def _refuse_other_kinds(data: Any, source: str) -> None:
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
         raise TokenizerError(
-            f"{source} has no \"model\" object; expected Hugging Face's tokenizer format. Download the file again."
+            f'{source} has no "model" object; expected Hugging Face\'s tokenizer format. Download the file again.'
         )
     kind = data["model"].get("type")
     if kind != "BPE":
         raise TokenizerError(
-            f"{source} holds a tokenizer of type {kind!r}; expected 'BPE'. Use the tokenizer.json of a gpt-oss checkpoint."
+            f"{source} holds a tokenizer of type {kind!r}; expected 'BPE'. "
+            "Use the tokenizer.json of a gpt-oss checkpoint."
         )
     if data.get("normalizer") is not None:
         raise TokenizerError(
-            f"{source} changes text before encoding (\"normalizer\" is set); expected none. "
+            f'{source} changes text before encoding ("normalizer" is set); expected none. '
             "Use the tokenizer.json of a gpt-oss checkpoint."
         )
 
@@ -183,7 +184,7 @@ def _read_special_ids(data: dict[str, Any], source: str) -> dict[str, int]:
         number = token.get("id") if isinstance(token, dict) else None
         if not isinstance(content, str) or type(number) is not int or content in ids:
             raise TokenizerError(
-                f"{source} has the added token {token!r}; expected a \"content\" of its own and an integer \"id\". "
+                f'{source} has the added token {token!r}; expected a "content" of its own and an integer "id". '
                 "Download the file again."
             )
         ids[content] = number
@@ -231,6 +232,6 @@ def _read_pattern(data: dict[str, Any], source: str) -> str:
         pattern: str = steps[0]["pattern"]["Regex"]
         return pattern
     raise TokenizerError(
-        f"{source} splits text in another way than gpt-oss (\"pre_tokenizer\" is {str(outer)[:200]}); expected a "
+        f'{source} splits text in another way than gpt-oss ("pre_tokenizer" is {str(outer)[:200]}); expected a '
         '"Split" by a "Regex" and a plain "ByteLevel". Use the tokenizer.json of a gpt-oss checkpoint.'
     )

@@ -31,8 +31,8 @@ BROWSER = ToolNamespace(
         ),
         ToolDescription(
             "open",
-            "Opens the link `id` from the page indicated by `cursor` starting at line number `loc`, showing `num_lines` "
-            "lines.\n"
+            "Opens the link `id` from the page indicated by `cursor` starting at line number `loc`, showing "
+            "`num_lines` lines.\n"
             "Valid link ids are displayed with the formatting: `【{id}†.*】`.\n"
             "If `cursor` is not provided, the most recent page is implied.\n"
             "If `id` is a string, it is treated as a fully qualified URL associated with `source`.\n"

@@ -120,7 +120,7 @@ class SystemContent:
     def __post_init__(self) -> None:
         if self.reasoning_effort is not None and self.reasoning_effort not in REASONING_EFFORTS:
             raise HarmonyError(
-                f"{self.reasoning_effort!r} is no reasoning effort; expected low, medium, high or None. Pass one of them."
+                f"{self.reasoning_effort!r} is no reasoning effort; expected low, medium, high or None. Pass one."
             )
         _refuse_double_namespaces(self.tools)
 
@@ -201,7 +201,9 @@ class Message:
         )
 
     @classmethod
-    def tool(cls, name: str, text: str, *, channel: str | None = COMMENTARY, recipient: str | None = "assistant") -> Self:
+    def tool(
+        cls, name: str, text: str, *, channel: str | None = COMMENTARY, recipient: str | None = "assistant"
+    ) -> Self:
         """The result of the tool `name` (such as "functions.get_weather"), on the channel where it was called."""
         return cls("tool", (TextContent(text),), name=name, recipient=recipient, channel=channel)
 
@@ -230,12 +232,14 @@ class Message:
         """A message from its JSON; its content may also be one string. Raises HarmonyError."""
         where = "a message"
         content = _object(data, where).get("content")
-        items = [{"type": "text", "text": content}] if isinstance(content, str) else _list(content, f"{where}'s content")
+        items = (
+            [{"type": "text", "text": content}] if isinstance(content, str) else _list(content, f"{where}'s content")
+        )
         tokens = data.get("tokens")
         if tokens is not None:
             tokens = tuple(_list(tokens, f"{where}'s tokens"))
             if not all(type(token) is int for token in tokens):
-                raise HarmonyError(f"{where}'s tokens hold something else than integers; expected token ids. Remove them.")
+                raise HarmonyError(f"{where}'s tokens hold more than integers; expected token ids. Remove them.")
         return cls(
             cast(Role, _text(data, "role", where)),
             tuple(_content_from_dict(item) for item in items),

@@ -62,7 +62,7 @@ Piece: TypeAlias = Special | Text | Tokens
 
 
 def render_pieces(messages: Sequence[Message], *, drop_analysis: DropAnalysis = "finished") -> list[Piece]:
-    """The conversation as pieces, each message closed. Raises HarmonyError for a message that harmony cannot express."""
+    """The conversation as pieces, each message closed. Raises HarmonyError for what harmony cannot say."""
     with_functions = _offers_functions(messages)
     pieces: list[Piece] = []
     for message in _without_old_analysis(messages, drop_analysis):
@@ -236,7 +236,7 @@ def _field_pieces(message: Message, with_functions: bool) -> list[Special | Text
 def _refuse_elsewhere(what: str, belongs: Role, role: Role) -> None:
     if role != belongs:
         raise HarmonyError(
-            f"{what} stand in a message of role {role!r}; expected role {belongs!r}. Make it with Message.{belongs}(...)."
+            f"{what} stand in a message of role {role!r}; expected role {belongs!r}. Use Message.{belongs}(...)."
         )
 
 

@@ -1,4 +1,4 @@
-"""The text of the system and the developer message: settings, instructions and tools as gpt-oss was trained to read them."""
+"""The text of the system and the developer message: settings, instructions and tools as gpt-oss learnt to read them."""
 
 from collections.abc import Sequence
 

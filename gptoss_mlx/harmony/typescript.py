@@ -17,7 +17,8 @@ def typescript_type(schema: Any, indent: str = "") -> str:
     variants = _get(schema, "oneOf")
     if isinstance(variants, list):
         return "".join(
-            f"\n{indent} | {_variant_type(variant, indent)}{_comment(_root_variant_notes(variant))}" for variant in variants
+            f"\n{indent} | {_variant_type(variant, indent)}{_comment(_root_variant_notes(variant))}"
+            for variant in variants
         )
     kind = _get(schema, "type")
     if isinstance(kind, list):
