@@ -1,0 +1,59 @@
+# Every target works on a bare machine: the first one that needs it makes .venv and installs into it.
+# Linux: Python 3.11 with pip. macOS: Python >= 3.11, or uv.
+.DELETE_ON_ERROR:
+.PHONY: chat test check check-all lint types contracts fmt bench train-pocket clean help
+
+BIN := .venv/bin
+RUN_STAMP := .venv/.installed
+DEV_STAMP := .venv/.installed-dev
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+chat: $(RUN_STAMP)  ## talk to the pocket model (or MODEL=folder)
+	@$(BIN)/gptoss chat --plain $(MODEL)
+
+test: $(DEV_STAMP)  ## the tests, under 8 minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+check: lint types contracts  ## ruff, mypy, pyright, import contracts
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP)
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+contracts: $(DEV_STAMP)
+	$(BIN)/lint-imports
+
+check-all: check $(DEV_STAMP)  ## everything, with the slow tests
+	$(BIN)/python -m pytest -n 2
+
+fmt: $(DEV_STAMP)  ## format and sort imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(RUN_STAMP)  ## measure the pocket model on questions that it never saw
+	$(BIN)/gptoss bench pocket
+
+train-pocket: $(RUN_STAMP)  ## train the pocket model again (installs torch; over an hour)
+	$(BIN)/python -m pip install -q -e '.[train]'
+	$(BIN)/python -m gptoss_mlx.pocket.train
+
+clean:  ## remove the virtual environment and caches
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# uv where it is, else the first Python >= 3.11 with venv and pip.
+.venv/bin/python:
+	@sh .ci/make-venv
+
+$(RUN_STAMP): pyproject.toml | .venv/bin/python
+	@$(BIN)/python .ci/install.py run
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml | .venv/bin/python
+	@$(BIN)/python .ci/install.py dev
+	@touch $@ $(RUN_STAMP)

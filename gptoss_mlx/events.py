@@ -1,0 +1,189 @@
+"""What a turn gives while it runs, and what is left when it is done: typed events, `Reply` and `Stats`.
+
+Every event is a frozen dataclass with a literal `type`, so `match event: case TextDelta(channel="final", text=text): ...`
+works and `to_dict()` is one JSON line. This module knows no MLX and no tokens beyond their number.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+FinishReason: TypeAlias = Literal["stop", "length", "context", "tool_calls", "cancelled"]
+"""`stop`: the model ended its answer (or a stop string was met); `length`: max_tokens; `context`: the context length;
+`tool_calls`: the model waits for a tool's result; `cancelled`: the caller stopped it, what came is kept."""
+
+
+class _Event:
+    """What all events share."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain JSON values, `type` first."""
+        data = asdict(self)  # type: ignore[call-overload]
+        return {"type": data.pop("type"), **data}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress(_Event):
+    """The prompt is being read."""
+
+    done: int
+    """Prompt tokens read so far, those that came from the KV cache included."""
+    total: int
+    """Prompt tokens in all."""
+    type: Literal["prompt_progress"] = "prompt_progress"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStart(_Event):
+    """A message of the model begins."""
+
+    channel: str
+    """`analysis`, `commentary`, `final`, or whatever the model wrote."""
+    recipient: str | None
+    """The tool that is called (`functions.get_weather`), or None."""
+    type: Literal["channel_start"] = "channel_start"
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta(_Event):
+    """More text of the running message."""
+
+    channel: str
+    text: str
+    """Complete code points only."""
+    tokens: int
+    """Sampled tokens behind this text."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural-log probabilities of those tokens, if asked for."""
+    type: Literal["text_delta"] = "text_delta"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall(_Event):
+    """The model calls a tool and waits for the result."""
+
+    id: str
+    """Unique in the conversation; names the call when the result is given back."""
+    name: str
+    """The recipient as the model wrote it, e.g. `functions.get_weather`."""
+    arguments: dict[str, Any] | None
+    """The arguments read as a JSON object; None if they are none (see `raw`)."""
+    raw: str
+    """The arguments exactly as the model wrote them."""
+    type: Literal["tool_call"] = "tool_call"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult(_Event):
+    """A tool's result, as it goes to the model."""
+
+    id: str
+    name: str
+    content: str
+    type: Literal["tool_result"] = "tool_result"
+
+
+@dataclass(frozen=True, slots=True)
+class ParseWarning(_Event):
+    """The model broke the harmony format; the text was kept and the turn goes on."""
+
+    message: str
+    raw: str
+    """The text in question."""
+    type: Literal["parse_warning"] = "parse_warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How a turn went."""
+
+    prompt_tokens: int = 0
+    """Tokens of the rendered conversation."""
+    cached_tokens: int = 0
+    """How many of them were taken from the KV cache instead of read again."""
+    reasoning_tokens: int = 0
+    """Tokens of the analysis channel."""
+    answer_tokens: int = 0
+    """Tokens of every other channel."""
+    generated_tokens: int = 0
+    """All sampled tokens, headers and stop tokens included."""
+    ttft_seconds: float = 0.0
+    """From the request until the first sampled token was known."""
+    prompt_seconds: float = 0.0
+    """Time to read the prompt."""
+    generation_seconds: float = 0.0
+    """From the first sampled token to the last."""
+    peak_memory_bytes: int = 0
+    """MLX's peak of active memory during the turn."""
+
+    @property
+    def prompt_tps(self) -> float:
+        """Prompt tokens read per second, those from the cache not counted."""
+        read = self.prompt_tokens - self.cached_tokens
+        return read / self.prompt_seconds if self.prompt_seconds > 0 else 0.0
+
+    @property
+    def generation_tps(self) -> float:
+        """Tokens decoded per second after the first one."""
+        if self.generated_tokens < 2 or self.generation_seconds <= 0:
+            return 0.0
+        return (self.generated_tokens - 1) / self.generation_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, the two rates included, as plain JSON values."""
+        return {**asdict(self), "prompt_tps": self.prompt_tps, "generation_tps": self.generation_tps}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished turn. `str(reply)` is the answer."""
+
+    text: str = ""
+    """The final channel."""
+    reasoning: str = ""
+    """The analysis channel."""
+    commentary: str = ""
+    """What the model said on the commentary channel to the user (preambles), without tool calls."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason = "stop"
+    reasoning_truncated: bool = False
+    """True when `max_reasoning_tokens` (or "answer now") closed the analysis."""
+    stats: Stats = field(default_factory=Stats)
+    raw: str = ""
+    """Everything the model wrote, markup included."""
+    tokens: tuple[int, ...] = ()
+    """Token ids behind `raw`."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural-log probability of each of `tokens`, if asked for. Tokens that were forced have 0.0."""
+    warnings: tuple[ParseWarning, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as plain JSON values; without token ids and log-probabilities, which `raw` and the events carry."""
+        return {
+            "text": self.text,
+            "reasoning": self.reasoning,
+            "commentary": self.commentary,
+            "tool_calls": [{"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls],
+            "finish_reason": self.finish_reason,
+            "reasoning_truncated": self.reasoning_truncated,
+            "stats": self.stats.to_dict(),
+            "raw": self.raw,
+            "warnings": [w.to_dict() for w in self.warnings],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Done(_Event):
+    """The turn is over; the last event of every stream."""
+
+    reply: Reply
+    type: Literal["done"] = "done"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": self.type, "reply": self.reply.to_dict()}
+
+
+Event: TypeAlias = PromptProgress | ChannelStart | TextDelta | ToolCall | ToolResult | ParseWarning | Done
+"""Whatever a stream gives."""

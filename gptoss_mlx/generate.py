@@ -1,0 +1,189 @@
+"""Token ids in, token ids out: prefill in chunks, then decode with the next step queued before the last one is read.
+
+Owns the order of work on one cache; knows no text, no channels and no threads. All of it must run on the thread that loaded the
+model, because MLX streams belong to a thread.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from gptoss_mlx.cache import KVCache
+from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
+from gptoss_mlx.model import Model
+from gptoss_mlx.sampling import Sampler, Sampling
+
+PREFILL_CHUNK_TOKENS = 512
+"""Prompt tokens read in one evaluation by default; progress is reported and cancellation is seen between two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decoded token."""
+
+    token: int
+    logprob: float | None
+    """Natural-log probability under the model's own distribution, if asked for."""
+    forced: bool = False
+    """True for a token that the caller put in place of a sampled one."""
+
+
+class Generation:
+    """One run of decoding on one cache: `prefill` once, then `next_step` until the caller has enough.
+
+    While a token is read by the caller the device already works on the one after it. `force` replaces what would come next, at the
+    price of that one queued draw.
+    """
+
+    def __init__(
+        self, model: Model, cache: KVCache, sampling: Sampling, *, context_limit: int, prefill_chunk: int = PREFILL_CHUNK_TOKENS
+    ) -> None:
+        """`cache` may already hold the first tokens of the prompt; `context_limit` bounds prompt and answer together."""
+        if prefill_chunk < 1:
+            raise UsageError(f"prefill_chunk is {prefill_chunk}; expected at least 1")
+        self._model = model
+        self._cache = cache
+        self._sampling = sampling
+        self._context_limit = context_limit
+        self._prefill_chunk = prefill_chunk
+        self._sampler: Sampler | None = None
+        self._pending: tuple[mx.array, mx.array | None] | None = None
+        self._forced: list[int] = []
+        self._length = 0
+        self.prefill_seconds = 0.0
+        """Time spent in `prefill`."""
+
+    @property
+    def length(self) -> int:
+        """Prompt tokens and tokens given so far."""
+        return self._length
+
+    @property
+    def exhausted(self) -> bool:
+        """True when the context length leaves no room for another token."""
+        return self._length >= self._context_limit
+
+    def prefill(
+        self, prompt: Sequence[int], *, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, int]]:
+        """Reads `prompt` (token ids; the first `cache.offset` of them are in the cache already) and queues the first draw.
+
+        Gives (tokens read, tokens in all) before the first chunk and after each; run it to its end. Raises ContextOverflow before
+        any work when no token could follow, Cancelled between two chunks, UsageError for an empty prompt or an id outside the
+        vocabulary.
+        """
+        vocab_size = self._model.config.vocab_size
+        check_tokens(prompt, vocab_size)
+        total = len(prompt)
+        done = self._cache.offset
+        if total >= self._context_limit:
+            raise ContextOverflow(total, self._context_limit)
+        if done >= total:
+            raise UsageError(f"the cache holds {done} tokens and the prompt has {total}; expected at least one token to read")
+        start = time.perf_counter()
+        self._sampler = Sampler(self._sampling, vocab_size, prompt)
+        yield done, total
+        while done < total:
+            if cancelled():
+                raise Cancelled(f"stopped after {done} of {total} prompt tokens")
+            chunk = list(prompt[done : done + self._prefill_chunk])
+            logits = self._forward(chunk)
+            mx.eval(logits)
+            done += len(chunk)
+            if done == total:
+                self._length = total
+                self._queue(logits)
+                self.prefill_seconds = time.perf_counter() - start
+            yield done, total
+
+    def next_step(self) -> Step:
+        """The next token. The one after it is queued on the device before this one is waited for."""
+        if self._forced:
+            self._length += 1
+            return Step(self._forced.pop(0), None, forced=True)
+        assert self._sampler is not None and self._pending is not None, "prefill comes first"
+        token, logprob = self._pending
+        self._length += 1
+        if not self.exhausted:
+            self._sampler.observe(token)
+            self._queue(self._forward(token[None]))
+        else:
+            self._pending = None
+        return Step(int(token.item()), None if logprob is None else float(logprob.item()))
+
+    def force(self, tokens: Iterable[int]) -> None:
+        """Makes `tokens` the next ones instead of what the model would draw; it goes on from there.
+
+        They pass through the model like drawn ones and come out of `next_step` with `forced=True`. Raises ContextOverflow if they
+        do not fit.
+        """
+        forced = list(tokens)
+        if not forced:
+            return
+        if self._length + len(self._forced) + len(forced) >= self._context_limit:
+            raise ContextOverflow(self._length + len(forced), self._context_limit)
+        self._forced.extend(forced)
+        assert self._sampler is not None, "prefill comes first"
+        self._sampler.observe(mx.array(forced, dtype=mx.int32))
+        self._queue(self._forward(forced))
+
+    def _forward(self, tokens: list[int] | mx.array) -> mx.array:
+        """Logits [1, vocab] after `tokens` (a list of ids or [1, n] int32)."""
+        batch = tokens if isinstance(tokens, mx.array) else mx.array([tokens], dtype=mx.int32)
+        return self._model(batch, self._cache, last_only=True)[:, -1]
+
+    def _queue(self, logits: mx.array) -> None:
+        assert self._sampler is not None
+        token, logprob = self._sampler.draw(logits)
+        self._pending = (token, logprob)
+        mx.async_eval(token, *(() if logprob is None else (logprob,)))
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raises UsageError when `tokens` is empty or an id is outside the vocabulary."""
+    if not tokens:
+        raise UsageError("the prompt has no tokens; expected at least one")
+    lowest, highest = min(tokens), max(tokens)
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise UsageError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}; was it made by another tokenizer?")
+
+
+def all_logits(
+    model: Model, tokens: Sequence[int], *, prefill_chunk: int = PREFILL_CHUNK_TOKENS, cancelled: Callable[[], bool] = lambda: False
+) -> mx.array:
+    """Logits after every one of `tokens`: float32 [len(tokens), vocab]. Read in chunks on a cache of its own."""
+    check_tokens(tokens, model.config.vocab_size)
+    cache = model.make_cache()
+    parts: list[mx.array] = []
+    for start in range(0, len(tokens), prefill_chunk):
+        if cancelled():
+            raise Cancelled(f"stopped after {start} of {len(tokens)} tokens")
+        chunk = mx.array([list(tokens[start : start + prefill_chunk])], dtype=mx.int32)
+        parts.append(model(chunk, cache)[0].astype(mx.float32))
+        mx.eval(parts[-1])
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=0)
+
+
+def token_logprobs(
+    model: Model, tokens: Sequence[int], *, prefill_chunk: int = PREFILL_CHUNK_TOKENS, cancelled: Callable[[], bool] = lambda: False
+) -> mx.array:
+    """Natural-log probability of each token after the first, given those before it: float32 [len(tokens) - 1].
+
+    Works chunk by chunk, so the logits of a long text never stand in memory at once (a full vocabulary is 0.8 MB a position).
+    """
+    check_tokens(tokens, model.config.vocab_size)
+    cache = model.make_cache()
+    parts: list[mx.array] = []
+    for start in range(0, len(tokens) - 1, prefill_chunk):
+        if cancelled():
+            raise Cancelled(f"stopped after {start} of {len(tokens)} tokens")
+        end = min(start + prefill_chunk, len(tokens) - 1)
+        logits = model(mx.array([list(tokens[start:end])], dtype=mx.int32), cache)[0].astype(mx.float32)
+        following = mx.array(list(tokens[start + 1 : end + 1]), dtype=mx.int32)
+        chosen = mx.take_along_axis(logits, following[:, None], axis=-1)[:, 0]
+        parts.append(chosen - mx.logsumexp(logits, axis=-1))
+        mx.eval(parts[-1])
+    return mx.concatenate(parts, axis=0) if parts else mx.zeros((0,), dtype=mx.float32)
