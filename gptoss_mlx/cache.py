@@ -1,0 +1,310 @@
+"""What attention keeps between steps: keys and values of the positions read so far.
+
+A full layer keeps every position in a buffer that grows in steps. A sliding layer keeps the last `window` positions in
+a ring, position p in slot p % window. Both hold keys and values in one array, `[batch, 2 * kv_heads, positions, dim]`,
+keys first, so that one write serves both, and both know their offset.
+
+Going back: a full layer can go back to any shorter length, because nothing before it is ever changed. A ring has
+overwritten what a shorter length would need, so it can only go back to a snapshot, which costs the ring's bytes.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import mlx.core as mx
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.ops import current_ops
+
+GROWTH_TOKENS: Final = 256
+"""Positions by which a full layer's buffer grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSnapshot:
+    """What one layer needs to go back to where it was."""
+
+    offset: int
+    """Positions read at the time."""
+    ring: mx.array | None = None
+    """A sliding layer's ring at the time; None for a full layer."""
+    oldest: int = 0
+    """The first position that the ring held."""
+    overwrites: int = 0
+    """How often a full layer had written over earlier positions by then."""
+
+
+class LayerCache(Protocol):
+    """What a full and a sliding layer's cache have in common."""
+
+    @property
+    def offset(self) -> int:
+        """Positions read so far; the next token's position."""
+        ...
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The arrays that hold the cache, for `mx.eval`."""
+        ...
+
+    def can_trim(self, tokens: int) -> bool:
+        """Whether the last `tokens` positions can be dropped."""
+        ...
+
+    def trim(self, tokens: int) -> None:
+        """Drops the last `tokens` positions, which `can_trim` allowed."""
+        ...
+
+    def snapshot(self) -> LayerSnapshot:
+        """Where the layer is now."""
+        ...
+
+    def can_restore(self, snapshot: LayerSnapshot) -> bool:
+        """Whether the positions of `snapshot` are all still there."""
+        ...
+
+    def restore(self, snapshot: LayerSnapshot) -> None:
+        """Goes back to `snapshot`, which `can_restore` allowed."""
+        ...
+
+
+class FullLayerCache:
+    """Every position's keys and values of one full-attention layer."""
+
+    def __init__(self) -> None:
+        self._buffer: mx.array | None = None
+        self._offset = 0
+        self._written = 0
+        self._overwrites: list[tuple[int, int]] = []
+        """(how manieth overwrite, the length that it left untouched), lengths rising: an overwrite further back makes
+        those before it irrelevant."""
+        self._overwrite_count = 0
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [] if self._buffer is None else [self._buffer]
+
+    def append(self, rows: mx.array) -> mx.array:
+        """The buffer `[batch, 2 * kv_heads, capacity, dim]` with `rows` of the next positions written; `offset` moves
+        on.
+        """
+        if self._offset < self._written:
+            self._note_overwrite()
+        seq = rows.shape[2]
+        self._buffer = current_ops().write_rows(self._take_buffer(rows, self._offset + seq), rows, self._offset)
+        self._offset += seq
+        self._written = self._offset
+        return self._buffer
+
+    def can_trim(self, tokens: int) -> bool:
+        return tokens <= self._offset
+
+    def trim(self, tokens: int) -> None:
+        self._offset -= tokens
+
+    def snapshot(self) -> LayerSnapshot:
+        return LayerSnapshot(self._offset, overwrites=self._overwrite_count)
+
+    def can_restore(self, snapshot: LayerSnapshot) -> bool:
+        kept = next((length for count, length in self._overwrites if count > snapshot.overwrites), snapshot.offset)
+        return snapshot.offset <= kept
+
+    def restore(self, snapshot: LayerSnapshot) -> None:
+        self._offset = snapshot.offset
+
+    def _note_overwrite(self) -> None:
+        while self._overwrites and self._overwrites[-1][1] >= self._offset:
+            self._overwrites.pop()
+        self._overwrite_count += 1
+        self._overwrites.append((self._overwrite_count, self._offset))
+
+    def _take_buffer(self, rows: mx.array, needed: int) -> mx.array:
+        """The buffer, grown to hold `needed` positions. Nothing else refers to it any more, so it is written in
+        place.
+        """
+        buffer, self._buffer = self._buffer, None
+        capacity = 0 if buffer is None else buffer.shape[2]
+        if buffer is not None and needed <= capacity:
+            return buffer
+        batch, heads, _, dim = rows.shape
+        room = -(-needed // GROWTH_TOKENS) * GROWTH_TOKENS - capacity
+        fresh = mx.zeros((batch, heads, room, dim), dtype=rows.dtype)
+        return fresh if buffer is None else mx.concatenate([buffer, fresh], axis=2)
+
+
+class SlidingLayerCache:
+    """The last `window` positions' keys and values of one sliding layer."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._ring: mx.array | None = None
+        self._offset = 0
+        self._oldest = 0
+        """The first position that the ring still holds."""
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    @property
+    def window(self) -> int:
+        """Positions that a token sees, its own included."""
+        return self._window
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [] if self._ring is None else [self._ring]
+
+    def take_ring(self, rows: mx.array) -> mx.array:
+        """The ring `[batch, 2 * kv_heads, window, dim]` for one token's `rows`, to be handed back by `put_ring`."""
+        ring, self._ring = self._ring, None
+        if ring is None:
+            batch, heads, _, dim = rows.shape
+            ring = mx.zeros((batch, heads, self._window, dim), dtype=rows.dtype)
+        return ring
+
+    def put_ring(self, ring: mx.array) -> None:
+        """Takes `ring` with the next position written into it; `offset` moves on by one."""
+        self._ring = ring
+        self._advance(1)
+
+    def extend(self, rows: mx.array) -> mx.array:
+        """The positions that `rows` may see, then `rows`, in order, `[batch, 2 * kv_heads, history + seq, dim]`.
+
+        The ring takes the last of them; `offset` moves on by `seq`.
+        """
+        history = self._history()
+        combined = rows if history is None else mx.concatenate([history, rows], axis=2)
+        self._advance(rows.shape[2])
+        kept = combined[:, :, max(0, combined.shape[2] - self._window) :]
+        if self._offset < self._window:
+            batch, heads, used, dim = kept.shape
+            empty = mx.zeros((batch, heads, self._window - used, dim), dtype=kept.dtype)
+            self._ring = mx.concatenate([kept, empty], axis=2)
+        else:
+            # The first kept row goes to its own slot, the rows past the ring's end to its beginning.
+            split = self._window - self._offset % self._window
+            self._ring = mx.concatenate([kept[:, :, split:], kept[:, :, :split]], axis=2)
+        return combined
+
+    def can_trim(self, tokens: int) -> bool:
+        offset = self._offset - tokens
+        return offset >= 0 and max(0, offset - self._window + 1) >= self._oldest
+
+    def trim(self, tokens: int) -> None:
+        self._offset -= tokens
+
+    def snapshot(self) -> LayerSnapshot:
+        return LayerSnapshot(self._offset, ring=self._ring, oldest=self._oldest)
+
+    def can_restore(self, snapshot: LayerSnapshot) -> bool:
+        return True
+
+    def restore(self, snapshot: LayerSnapshot) -> None:
+        self._offset, self._ring, self._oldest = snapshot.offset, snapshot.ring, snapshot.oldest
+
+    def _advance(self, seq: int) -> None:
+        self._offset += seq
+        self._oldest = max(self._oldest, self._offset - self._window)
+
+    def _history(self) -> mx.array | None:
+        """The positions before `offset` that the next one sees, in order; None when there are none."""
+        if self._ring is None or self._offset == 0:
+            return None
+        first = max(0, self._offset - self._window + 1)
+        start, stop = first % self._window, self._offset % self._window
+        if start < stop:
+            return self._ring[:, :, start:stop]
+        return mx.concatenate([self._ring[:, :, start:], self._ring[:, :, :stop]], axis=2)
+
+
+class Snapshot:
+    """A place that a `KVCache` can go back to."""
+
+    def __init__(self, owner: object, layers: tuple[LayerSnapshot, ...]) -> None:
+        self._owner = owner
+        self.layers = layers
+        """One entry per decoder layer."""
+
+    @property
+    def offset(self) -> int:
+        """Positions read at the time."""
+        return self.layers[0].offset
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it keeps alive once the cache has moved on: the sliding layers' rings."""
+        return sum(layer.ring.nbytes for layer in self.layers if layer.ring is not None)
+
+    def belongs_to(self, owner: object) -> bool:
+        """Whether `owner` made it."""
+        return self._owner is owner
+
+
+class KVCache:
+    """Keys and values of all decoder layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.layers: list[FullLayerCache | SlidingLayerCache] = [
+            FullLayerCache() if kind == "full_attention" else SlidingLayerCache(config.sliding_window)
+            for kind in config.layer_types
+        ]
+        """One cache per decoder layer."""
+
+    @property
+    def offset(self) -> int:
+        """Positions read so far; the next token's position."""
+        return self.layers[0].offset
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Every array that holds the cache: `mx.eval(cache.arrays)` finishes a prefill chunk."""
+        return [array for layer in self.layers for array in layer.arrays]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the cache holds, unused capacity included."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def can_trim(self, tokens: int) -> bool:
+        """Whether the last `tokens` positions can be dropped: false once a ring has overwritten what came before."""
+        return tokens >= 0 and all(layer.can_trim(tokens) for layer in self.layers)
+
+    def trim(self, tokens: int) -> None:
+        """Drops the last `tokens` positions. Raises `UsageError`, with nothing changed, when that cannot be done."""
+        if not 0 <= tokens <= self.offset:
+            raise UsageError(f"cannot drop {tokens} tokens of a KV cache that holds {self.offset}")
+        if not self.can_trim(tokens):
+            raise UsageError(
+                f"cannot drop {tokens} of the {self.offset} tokens in the KV cache: its sliding layers have overwritten the "
+                "tokens before them; take a snapshot first and restore that"
+            )
+        for layer in self.layers:
+            layer.trim(tokens)
+
+    def snapshot(self) -> Snapshot:
+        """This place, to go back to with `restore`: full layers note their length, sliding layers keep their ring."""
+        return Snapshot(self, tuple(layer.snapshot() for layer in self.layers))
+
+    def can_restore(self, snapshot: Snapshot) -> bool:
+        """Whether `snapshot` is this cache's and none of its positions has been written over since."""
+        return snapshot.belongs_to(self) and all(
+            layer.can_restore(state) for layer, state in zip(self.layers, snapshot.layers, strict=True)
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to `snapshot`. Raises `UsageError`, with nothing changed, when that cannot be done."""
+        if not snapshot.belongs_to(self):
+            raise UsageError("the snapshot was taken of another KV cache; restore it there")
+        if not self.can_restore(snapshot):
+            raise UsageError(
+                f"the snapshot at {snapshot.offset} tokens is gone: the KV cache went back to before it and read other "
+                "tokens since; read the prompt again"
+            )
+        for layer, state in zip(self.layers, snapshot.layers, strict=True):
+            layer.restore(state)

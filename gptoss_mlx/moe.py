@@ -1,0 +1,36 @@
+"""The mixture-of-experts half of a decoder layer: which operations, in which order.
+
+Owns: the way from the residual stream through router and experts back to it. Does not own: how each is computed
+(`ops`).
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from gptoss_mlx.ops import ExpertLinear, Linear, Norm, current_ops, make_routing
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """One decoder layer's router and experts with their weights."""
+
+    norm: Norm
+    """`post_attention_layernorm`."""
+    router: Linear
+    """`[experts, hidden]`."""
+    gate_up: ExpertLinear
+    """`[experts, 2 * intermediate, hidden]`; even rows gate, odd rows up."""
+    down: ExpertLinear
+    """`[experts, hidden, intermediate]`."""
+    experts_per_token: int
+    swiglu_limit: float
+    swiglu_alpha: float
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`x` `[batch, seq, hidden]` plus its experts' weighted outputs."""
+        ops = current_ops()
+        normed, experts, weights = ops.norm_router(x, self.norm, self.router, self.experts_per_token)
+        routing = make_routing(experts, weights)
+        inner = ops.expert_gate_up(normed, routing, self.gate_up, self.swiglu_limit, self.swiglu_alpha)
+        return ops.expert_down(inner, routing, self.down, x)

@@ -1,0 +1,301 @@
+"""A model from a checkpoint folder as Hugging Face has it: bfloat16 for the dense tensors, MXFP4 for the experts.
+
+Owns: which tensors a gpt-oss needs, checked against the headers before any is read; how they become the model's
+arrays. Experts are taken as they lie in the file. q, k and v are stacked into one matrix, a decoder layer at a time,
+so that loading never holds the model twice. Does not own: the container (`safetensors_file`), the number format
+(`mxfp4`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import mlx.core as mx
+
+from gptoss_mlx.attention import Attention
+from gptoss_mlx.config import MXFP4_GROUP, ModelConfig
+from gptoss_mlx.device import Device, this_device
+from gptoss_mlx.errors import ModelNotFound, NotEnoughMemory, UsageError, WeightsError
+from gptoss_mlx.model import DecoderLayer, Model
+from gptoss_mlx.moe import Experts
+from gptoss_mlx.mxfp4 import NAN_SCALE
+from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm
+from gptoss_mlx.safetensors_file import TensorEntry, read_tensor_entries
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes read so far and the bytes in all."""
+
+FLOAT_DTYPES: Final = ("BF16", "F16", "F32")
+"""How a dense tensor may be stored."""
+
+COMPUTE_DTYPES: Final = (mx.float32, mx.bfloat16, mx.float16)
+"""What a model may compute in."""
+
+FLOAT32_MEMORY_SHARE: Final = 0.75
+"""Without a GPU the dense weights become float32 when the model then takes at most this share of the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedTensor:
+    """What a tensor of a checkpoint must be."""
+
+    shape: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    """The safetensors dtypes that it may have."""
+
+
+def expected_tensors(config: ModelConfig) -> dict[str, ExpectedTensor]:
+    """Every tensor of a checkpoint of this shape, by its Hugging Face name."""
+    hidden, inner, experts = config.hidden_size, config.intermediate_size, config.num_local_experts
+    query, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+
+    def dense(*shape: int) -> ExpectedTensor:
+        return ExpectedTensor(shape, FLOAT_DTYPES)
+
+    def mxfp4(name: str, out: int, width: int) -> dict[str, ExpectedTensor]:
+        groups = width // MXFP4_GROUP
+        return {
+            f"{name}_blocks": ExpectedTensor((experts, out, groups, MXFP4_GROUP // 2), ("U8",)),
+            f"{name}_scales": ExpectedTensor((experts, out, groups), ("U8",)),
+            f"{name}_bias": dense(experts, out),
+        }
+
+    layer = {
+        "input_layernorm.weight": dense(hidden),
+        "post_attention_layernorm.weight": dense(hidden),
+        "self_attn.sinks": dense(config.num_attention_heads),
+        "mlp.router.weight": dense(experts, hidden),
+        "mlp.router.bias": dense(experts),
+        **mxfp4("mlp.experts.gate_up_proj", 2 * inner, hidden),
+        **mxfp4("mlp.experts.down_proj", hidden, inner),
+    }
+    for name, out, width in (("q", query, hidden), ("k", kv, hidden), ("v", kv, hidden), ("o", hidden, query)):
+        layer[f"self_attn.{name}_proj.weight"] = dense(out, width)
+        layer[f"self_attn.{name}_proj.bias"] = dense(out)
+    return {
+        "model.embed_tokens.weight": dense(config.vocab_size, hidden),
+        "model.norm.weight": dense(hidden),
+        "lm_head.weight": dense(config.vocab_size, hidden),
+        **{
+            f"model.layers.{n}.{name}": tensor
+            for n in range(config.num_hidden_layers)
+            for name, tensor in layer.items()
+        },
+    }
+
+
+def check_tensors(entries: Mapping[str, TensorEntry], config: ModelConfig, folder: Path) -> None:
+    """Raises `WeightsError` unless `entries` are exactly the tensors of `config`, each of its shape and dtype."""
+    expected = expected_tensors(config)
+    if missing := [name for name in expected if name not in entries]:
+        raise WeightsError(
+            f"{folder} lacks tensor {_first_of(missing)}; expected {len(expected)} tensors by its config.json; "
+            "download the model again, or check that config.json belongs to it"
+        )
+    for name, entry in entries.items():
+        wanted = expected.get(name)
+        if wanted is None:
+            extra = [other for other in entries if other not in expected]
+            raise WeightsError(
+                f"{entry.file} holds tensor {_first_of(extra)}, which a gpt-oss of this config.json does not have; "
+                "check that config.json belongs to these weights"
+            )
+        if entry.shape != wanted.shape:
+            raise WeightsError(
+                f"{entry.file}: tensor {name} has shape {list(entry.shape)}; expected {list(wanted.shape)} by config.json"
+            )
+        if entry.dtype not in wanted.dtypes:
+            raise WeightsError(
+                f"{entry.file}: tensor {name} has dtype {entry.dtype}; expected {' or '.join(wanted.dtypes)}"
+            )
+
+
+def choose_dtype(config: ModelConfig, device: Device) -> mx.Dtype:
+    """What to compute in: bfloat16 on a GPU; else float32, or bfloat16 when float32 weights would crowd the memory.
+
+    A processor multiplies float32 faster than bfloat16, and the published weights lose nothing by it.
+    """
+    roomy = loaded_bytes(config, mx.float32) <= FLOAT32_MEMORY_SHARE * device.memory_bytes
+    return mx.float32 if roomy and not device.gpu else mx.bfloat16
+
+
+def loaded_bytes(config: ModelConfig, dtype: mx.Dtype) -> int:
+    """Bytes that the weights take in memory when the model computes in `dtype`, from a checkpoint as published."""
+    embedding = config.vocab_size * config.hidden_size
+    dense = 2 * embedding + (config.dense_parameters - embedding) * dtype.size
+    return dense + config.num_hidden_layers * config.expert_layer_bytes
+
+
+def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: Progress | None = None) -> Model:
+    """The model in `folder`, ready to compute.
+
+    `dtype` is what activations, dense weights and KV cache are computed and held in (float32, bfloat16 or float16);
+    None chooses by the machine, as `choose_dtype` says. Experts stay MXFP4. All arrays belong to the calling thread's
+    streams, so the thread that loads a model is the one to run it.
+
+    Raises `ConfigError` for config.json, `ModelNotFound` when there are no weights, `WeightsError` that names file,
+    tensor, found and expected for everything wrong with them, and `NotEnoughMemory` when they cannot fit this machine
+    at all. Headers are checked before the first tensor is read.
+    """
+    folder = Path(folder)
+    if dtype is not None and dtype not in COMPUTE_DTYPES:
+        raise UsageError(f"dtype is {dtype}; expected mlx.core.float32, bfloat16 or float16")
+    if not folder.is_dir():
+        raise ModelNotFound(f"{folder} is not a folder; expected one with config.json and safetensors files")
+    config = ModelConfig.from_file(folder / "config.json")
+    entries = read_tensor_entries(folder)
+    check_tensors(entries, config, folder)
+    device = this_device()
+    dtype = dtype or choose_dtype(config, device)
+    needed = loaded_bytes(config, dtype)
+    if needed > device.memory_bytes:
+        raise NotEnoughMemory(
+            f"the weights in {folder} take {needed / 2**30:.1f} GiB and this machine has {device.memory_bytes / 2**30:.1f} GiB "
+            "of memory; use a smaller model or a larger machine"
+        )
+    return _Loader(config, entries, dtype, progress or _no_progress).load()
+
+
+class _Loader:
+    """Takes checked tensors out of their files, one decoder layer at a time."""
+
+    def __init__(
+        self, config: ModelConfig, entries: Mapping[str, TensorEntry], dtype: mx.Dtype, progress: Progress
+    ) -> None:
+        self._config = config
+        self._entries = entries
+        self._dtype = dtype
+        self._progress = progress
+        self._total_bytes = sum(entry.nbytes for entry in entries.values())
+        self._done_bytes = 0
+        self._taken: list[TensorEntry] = []
+        self._open_file = cache(_open_lazily)
+
+    def load(self) -> Model:
+        config = self._config
+        embedding = self._tensor("model.embed_tokens.weight")
+        # Only rows of it are ever read, so it may stay as short as it is stored.
+        embedding = embedding if embedding.itemsize == 2 else embedding.astype(self._dtype)
+        self._finish([embedding], {})
+        layers = [self._layer(n) for n in range(config.num_hidden_layers)]
+        norm, lm_head = self._dense("model.norm.weight"), self._dense("lm_head.weight")
+        self._finish([norm, lm_head], {"model.norm.weight": _all_finite(norm)})
+        return Model(
+            config,
+            embedding=embedding,
+            layers=layers,
+            norm=Norm(norm, config.rms_norm_eps),
+            lm_head=Linear(lm_head),
+            dtype=self._dtype,
+        )
+
+    def _layer(self, number: int) -> DecoderLayer:
+        config, prefix = self._config, f"model.layers.{number}."
+        small = {
+            name: self._dense(prefix + name)
+            for name in (
+                "input_layernorm.weight",
+                "post_attention_layernorm.weight",
+                "self_attn.sinks",
+                "self_attn.q_proj.bias",
+                "self_attn.k_proj.bias",
+                "self_attn.v_proj.bias",
+                "self_attn.o_proj.bias",
+                "mlp.router.weight",
+                "mlp.router.bias",
+                "mlp.experts.gate_up_proj_bias",
+                "mlp.experts.down_proj_bias",
+            )
+        }
+        gate_up_blocks, gate_up_scales = self._mxfp4(f"{prefix}mlp.experts.gate_up_proj")
+        down_blocks, down_scales = self._mxfp4(f"{prefix}mlp.experts.down_proj")
+        attention = Attention(
+            norm=Norm(small["input_layernorm.weight"], config.rms_norm_eps),
+            qkv=Linear(
+                mx.concatenate([self._dense(f"{prefix}self_attn.{name}_proj.weight") for name in "qkv"]),
+                mx.concatenate([small[f"self_attn.{name}_proj.bias"] for name in "qkv"]),
+            ),
+            output=Linear(self._dense(f"{prefix}self_attn.o_proj.weight"), small["self_attn.o_proj.bias"]),
+            sinks=small["self_attn.sinks"],
+            heads=Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim),
+        )
+        experts = Experts(
+            norm=Norm(small["post_attention_layernorm.weight"], config.rms_norm_eps),
+            router=Linear(small["mlp.router.weight"], small["mlp.router.bias"]),
+            gate_up=ExpertLinear(gate_up_blocks, gate_up_scales, small["mlp.experts.gate_up_proj_bias"]),
+            down=ExpertLinear(down_blocks, down_scales, small["mlp.experts.down_proj_bias"]),
+            experts_per_token=config.num_experts_per_tok,
+            swiglu_limit=config.swiglu_limit,
+            swiglu_alpha=config.swiglu_alpha,
+        )
+        checks = {prefix + name: _all_finite(array) for name, array in small.items()}
+        checks[f"{prefix}mlp.experts.gate_up_proj_scales"] = gate_up_scales.max() != NAN_SCALE
+        checks[f"{prefix}mlp.experts.down_proj_scales"] = down_scales.max() != NAN_SCALE
+        arrays = [
+            attention.qkv.weight,
+            attention.output.weight,
+            gate_up_blocks,
+            down_blocks,
+            gate_up_scales,
+            down_scales,
+        ]
+        assert attention.qkv.bias is not None
+        self._finish([*arrays, attention.qkv.bias, *small.values()], checks)
+        return DecoderLayer(attention, experts)
+
+    def _tensor(self, name: str) -> mx.array:
+        """The tensor as it is stored; read when it is first evaluated."""
+        entry = self._entries[name]
+        self._taken.append(entry)
+        return self._open_file(entry.file)[name]
+
+    def _dense(self, name: str) -> mx.array:
+        return self._tensor(name).astype(self._dtype)
+
+    def _mxfp4(self, name: str) -> tuple[mx.array, mx.array]:
+        """A projection's blocks as uint32 words and its scales, on the file's own bytes."""
+        blocks, scales = self._tensor(f"{name}_blocks"), self._tensor(f"{name}_scales")
+        experts, out, groups, _ = blocks.shape
+        return blocks.view(mx.uint32).reshape(experts, out, groups * 4), scales
+
+    def _finish(self, arrays: list[mx.array], checks: Mapping[str, mx.array]) -> None:
+        """Reads `arrays`, holds the named `checks` against them, and reports the bytes read."""
+        names = ", ".join(sorted({str(entry.file) for entry in self._taken}))
+        try:
+            mx.eval(arrays, list(checks.values()))
+        except RuntimeError as error:
+            raise WeightsError(f"{names} cannot be read: {error}") from error
+        for name, passed in checks.items():
+            if not passed.item():
+                entry = self._entries[name]
+                found = "a scale byte of 255, which is NaN" if entry.dtype == "U8" else "NaN or infinity"
+                raise WeightsError(
+                    f"{entry.file}: tensor {name} holds {found}; expected finite values; download the file again"
+                )
+        self._done_bytes += sum(entry.nbytes for entry in self._taken)
+        self._taken.clear()
+        self._progress(self._done_bytes, self._total_bytes)
+
+
+def _open_lazily(file: Path) -> dict[str, mx.array]:
+    """The arrays of a safetensors file, each read when it is evaluated."""
+    try:
+        arrays = mx.load(str(file), format="safetensors")
+    except RuntimeError as error:
+        raise WeightsError(f"{file} cannot be read: {error}") from error
+    assert isinstance(arrays, dict)
+    return arrays
+
+
+def _all_finite(array: mx.array) -> mx.array:
+    return mx.isfinite(array).all()
+
+
+def _first_of(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _no_progress(done_bytes: int, total_bytes: int) -> None:
+    """For a caller that asked for none."""
