@@ -3,7 +3,6 @@
 import base64
 import functools
 import hashlib
-import json
 import lzma
 import os
 import tempfile

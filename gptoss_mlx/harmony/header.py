@@ -1,0 +1,259 @@
+"""Reading the header of a message that need not be well-formed.
+
+A header is a list of items: texts, and the special tokens between them. Owns the words that a header may have, and the
+decision where a header ends that no `<|message|>` ends.
+"""
+
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from gptoss_mlx.harmony.messages import ANALYSIS, COMMENTARY, FINAL, ROLES, Role, is_tool
+from gptoss_mlx.harmony.parser_events import Header
+from gptoss_mlx.special_tokens import CHANNEL, CONSTRAIN
+
+CHANNELS = (ANALYSIS, COMMENTARY, FINAL)
+TYPES = frozenset(("json", "code", "text"))
+"""Words that are a content type also without `<|constrain|>`."""
+_TO = "to="
+_CUSTOM_CHANNEL = re.compile(r"[A-Za-z_][\w-]*\Z")
+_PLAIN_WORD = re.compile(r"[A-Za-z][\w./+-]*\Z")
+_WORDS = re.compile(r"\S+")
+
+Opening: TypeAlias = Literal["implied", "start", "none"]
+"""How a header began: by the role that the caller gave, by `<|start|>`, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A piece of a header: text, or one special token."""
+
+    text: str
+    tokens: int
+    """Number of tokens behind it."""
+    mark: bool = False
+    """Whether `text` is the name of a special token."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    text: str
+    start: int
+    """Where it begins in the text of the header."""
+    end: int
+    after: str
+    """The special token before it if no other word is in between, else nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderReading:
+    """What a header says, and what about it was wrong."""
+
+    header: Header
+    faults: tuple[str, ...]
+
+
+def read_header(items: Sequence[Item], opening: Opening, role: Role | None, tool_names: Set[str]) -> HeaderReading:
+    """The header that `items` say, which `<|message|>` has ended. Never raises; what has no meaning is a fault."""
+    reader = _Reader(opening, role, tool_names)
+    words = _words(items)
+    expects_recipient = False
+    for position, word in enumerate(words):
+        if expects_recipient and not word.after:
+            reader.set_recipient(word.text)
+            expects_recipient = False
+            continue
+        expects_recipient = reader.take(word.text, word.after, first=position == 0, last=word is words[-1])
+    return reader.reading()
+
+
+class _Reader:
+    """Gathers what the words of a header say."""
+
+    def __init__(self, opening: Opening, role: Role | None, tool_names: Set[str]) -> None:
+        self._opening = opening
+        self._tool_names = tool_names
+        self._role = role if opening == "implied" else None
+        self._name: str | None = None
+        self._channel: str | None = None
+        self._recipient: str | None = None
+        self._type: str | None = None
+        self._faults: list[str] = []
+
+    def take(self, word: str, after: str, *, first: bool, last: bool) -> bool:
+        """Read one word; True if the next word is a recipient."""
+        if after == CONSTRAIN:
+            self._set_type(CONSTRAIN + word)
+        elif word.startswith(_TO):
+            recipient = word.removeprefix(_TO).partition("<|")[0]
+            if not recipient:
+                return True
+            self.set_recipient(recipient)
+        elif after == CHANNEL:
+            return self._take_channel(word, last=last)
+        elif (role := _role(word)) is not None and (self._role is None or role[0] == self._role):
+            if self._role is not None:
+                self._faults.append(f"the role {word!r} stands twice")
+            self._role, self._name = role
+        elif first and self._opening == "start" and not _is_glued_role(word) and word not in CHANNELS:
+            self._role, self._name = "tool", word
+        elif self._type is None and (word in TYPES or (last and self._recipient and _PLAIN_WORD.match(word))):
+            self._type = word
+        elif first and _is_glued_role(word):
+            self._role = "assistant"
+            self._faults.append(f"{word!r} is glued to the role")
+            return self.take(word.removeprefix("assistant"), "", first=False, last=last)
+        elif word in CHANNELS and self._channel is None:
+            self._faults.append(f"the channel {word!r} stands without <|channel|>")
+            self._channel = word
+        else:
+            self._faults.append(f"{word!r} has no meaning here")
+        return False
+
+    def _take_channel(self, word: str, *, last: bool) -> bool:
+        known = known_channel(word)
+        if known is None:
+            if _CUSTOM_CHANNEL.match(word) is None:
+                self._faults.append(f"{word!r} is no channel")
+                return False
+            self._channel = word
+            return False
+        if self._channel is not None:
+            self._faults.append("there are two channels")
+        self._channel = known
+        rest = word.removeprefix(known)
+        return self.take(rest, "", first=False, last=last) if rest else False
+
+    def set_recipient(self, recipient: str) -> None:
+        """The recipient, of which the first one counts."""
+        if self._recipient is not None:
+            self._faults.append("there are two recipients")
+            return
+        names = self._tool_names
+        if names and recipient not in names and is_tool(recipient):
+            for ending in TYPES:
+                stem = recipient.removesuffix(ending)
+                if stem != recipient and stem in names:
+                    self._faults.append(f"{ending!r} is glued to the tool {stem!r}")
+                    self._type = self._type or ending
+                    recipient = stem
+                    break
+        self._recipient = recipient
+
+    def _set_type(self, content_type: str) -> None:
+        if self._type is None:
+            self._type = content_type
+        else:
+            self._faults.append("there are two content types")
+
+    def reading(self) -> HeaderReading:
+        """What was read. An assistant's message without a channel is a call's commentary or final."""
+        role: Role = self._role or "assistant"
+        channel = self._channel
+        if self._role is None:
+            self._faults.append("there is no role")
+        if role == "assistant" and channel is None:
+            channel = COMMENTARY if is_tool(self._recipient) else FINAL
+            self._faults.append(f"there is no channel, so it is {channel}")
+        header = Header(role, self._name, channel, self._recipient, self._type)
+        return HeaderReading(header, tuple(self._faults))
+
+
+def content_start(items: Sequence[Item], opening: Opening, *, at_end: bool = False, cut: bool = False) -> int | None:
+    """Where in the joined text of `items` a content begins although no `<|message|>` has come, or None if nowhere yet.
+
+    at_end: whether the header is over, so that its last word is a whole one; then the text's length means: no content.
+    cut: whether it is over because the stream is, so that its last word may be a part of one.
+    """
+    length = sum(len(item.text) for item in items)
+    words = _words(items)
+    for position, word in enumerate(words):
+        if word.after == CHANNEL:
+            return _content_after_channel(words[position:], length, at_end=at_end, cut=cut)
+    addressed = any(word.text.startswith(_TO) for word in words)
+    last_is_open = cut or not at_end
+    for position, word in enumerate(words):
+        is_open = last_is_open and word.end == length
+        if word.after or _is_header_word(word.text) or (is_open and _may_become_header_word(word.text)):
+            continue
+        if position == 0 and opening == "start" and word.text[0] not in "{[" and (addressed or last_is_open):
+            continue  # it may be the name of a tool
+        if addressed:
+            return word.start
+        # Prose may begin with a word of headers; it is a header's only if something opened a message.
+        first_is_prose = opening == "none" or (opening == "start" and not _is_header_word(words[0].text))
+        return words[0].start if first_is_prose else word.start
+    if not at_end:
+        return None
+    is_prose = opening == "none" and not addressed and not all(_role(word.text) for word in words)
+    return words[0].start if is_prose else length
+
+
+def _content_after_channel(words: Sequence[_Word], length: int, *, at_end: bool, cut: bool) -> int | None:
+    """The same for the words from the first `<|channel|>` on: a header until it ends, or until JSON begins."""
+    for word in words:
+        is_open = cut and word.end == length
+        brace = word.text.find("{")
+        whole = word.text if brace < 0 else word.text[:brace]
+        is_channel = word.after == CHANNEL and known_channel(whole) is not None
+        if word.after == CONSTRAIN or is_channel or _is_header_word(whole) or not whole:
+            if brace >= 0:
+                return word.start + brace
+            continue
+        if at_end and is_open and _may_become_header_word(whole):
+            continue
+        if at_end or any("{" in word.text for word in words):
+            return word.start
+    return length if at_end else None
+
+
+def known_channel(word: str) -> str | None:
+    """The channel that a word begins with."""
+    return next((channel for channel in CHANNELS if word.startswith(channel)), None)
+
+
+def _role(word: str) -> tuple[Role, str | None] | None:
+    for role in ROLES:
+        if word == role:
+            return role, "tool" if role == "tool" else None
+        if word.startswith(f"{role}:") and role != "tool":
+            return role, word.removeprefix(f"{role}:")
+    return None
+
+
+def _is_glued_role(word: str) -> bool:
+    rest = word.removeprefix("assistant")
+    return rest != word and (rest in CHANNELS or rest.startswith(_TO))
+
+
+def _is_header_word(word: str) -> bool:
+    return word in CHANNELS or word in TYPES or word.startswith(_TO) or _role(word) is not None
+
+
+def _may_become_header_word(word: str) -> bool:
+    return any(whole.startswith(word) for whole in (*CHANNELS, *TYPES, *ROLES, _TO, "<|"))
+
+
+def _words(items: Sequence[Item]) -> list[_Word]:
+    """The words of the texts, split at white space and special tokens."""
+    words: list[_Word] = []
+    position = 0
+    after = ""
+    run, run_start = "", 0
+
+    def close_run() -> None:
+        nonlocal after
+        for match in _WORDS.finditer(run):
+            words.append(_Word(match[0], run_start + match.start(), run_start + match.end(), after))
+            after = ""
+
+    for item in items:
+        if item.mark:
+            close_run()
+            run, run_start, after = "", position + len(item.text), item.text
+        else:
+            run += item.text
+        position += len(item.text)
+    close_run()
+    return words
