@@ -1,4 +1,4 @@
-"""Installs the project into the virtual environment that runs this file: `run` what a user needs, `dev` the tools too."""
+"""Installs the project into the environment that runs this file: `run` what a user needs, `dev` the tools too."""
 
 import subprocess
 import sys

@@ -1,8 +1,9 @@
 """One thread that owns the model: everything that touches MLX runs there, because MLX streams are local to a thread.
 
-Work goes in as a callable that gets the model; it comes out as a result (`Engine.call`) or as a stream of items (`Engine.stream`).
-Jobs run one after the other in the order they came. A job sees a cancel request through its `Ticket`; an exception in a job reaches
-whoever waits for it, and the engine goes on. The engine knows neither text nor what a job computes.
+Work goes in as a callable that gets the model; it comes out as a result (`Engine.call`) or as a stream of items
+(`Engine.stream`). Jobs run one after the other in the order they came. A job sees a cancel request through its
+`Ticket`; an exception in a job reaches whoever waits for it, and the engine goes on. The engine knows neither text nor
+what a job computes.
 """
 
 import asyncio
@@ -26,10 +27,11 @@ __all__ = ["Engine", "Job", "Ticket"]
 
 
 class Ticket:
-    """A job's view of its caller: has the caller asked to stop?"""
+    """A job's view of its caller: has the caller asked to stop, or to come to the point?"""
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()
+        self._hurried = threading.Event()
 
     def cancel(self) -> None:
         """Asks the job to stop at the next chance: within one prefill chunk or one token."""
@@ -38,6 +40,14 @@ class Ticket:
     def cancelled(self) -> bool:
         """True once the caller asked to stop."""
         return self._cancelled.is_set()
+
+    def hurry(self) -> None:
+        """Asks the job to cut short what is optional (the reasoning) and give its result."""
+        self._hurried.set()
+
+    def hurried(self) -> bool:
+        """True once the caller asked for the result."""
+        return self._hurried.is_set()
 
 
 class _End:
@@ -145,8 +155,8 @@ _live: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 class Engine:
     """Owns the model on one thread. Make it with a loader; the model is loaded there, and never leaves it.
 
-    Jobs may be handed in while the model still loads; they run when it is there. If loading fails, the constructor (with
-    `wait=True`) or the first job raises the error.
+    Jobs may be handed in while the model still loads; they run when it is there. If loading fails, the constructor
+    (with `wait=True`) or the first job raises the error.
     """
 
     def __init__(self, load: Callable[[], Model], *, wait: bool = True) -> None:
@@ -179,8 +189,8 @@ class Engine:
     def call(self, function: Callable[[Model, Ticket], T]) -> T:
         """Runs `function(model, ticket)` on the engine thread and waits for its result.
 
-        Raises what it raised: a GptOssError as it is, anything else as the cause of an EngineError; EngineClosed after `close`.
-        KeyboardInterrupt while waiting cancels the job.
+        Raises what it raised: a GptOssError as it is, anything else as the cause of an EngineError; EngineClosed after
+        `close`. KeyboardInterrupt while waiting cancels the job.
         """
         job = self.stream(lambda model, ticket: iter((function(model, ticket),)))
         try:
@@ -201,7 +211,6 @@ class Engine:
         raise EngineError("a job ended without a result")
 
     def stream(self, function: Callable[[Model, Ticket], Iterator[T]]) -> Job[T]:
-        """Runs the iterator that `function(model, ticket)` gives on the engine thread; its items come out of the Job."""
         job: Job[T] = Job()
 
         def work(model: Model) -> None:
@@ -216,7 +225,10 @@ class Engine:
         return job
 
     def close(self, timeout: float = 10.0) -> None:
-        """Cancels what runs and what waits, frees the model and ends the thread. Safe to call twice, and from any thread."""
+        """Cancels what runs and what waits, frees the model and ends the thread.
+
+        Safe to call twice, and from any thread.
+        """
         with self._lock:
             if not self._closed:
                 self._closed = True

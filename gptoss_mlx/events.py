@@ -1,7 +1,7 @@
 """What a turn gives while it runs, and what is left when it is done: typed events, `Reply` and `Stats`.
 
-Every event is a frozen dataclass with a literal `type`, so `match event: case TextDelta(channel="final", text=text): ...`
-works and `to_dict()` is one JSON line. This module knows no MLX and no tokens beyond their number.
+Every event is a frozen dataclass with a literal `type`, so `match event: case TextDelta(channel="final", text=text):
+...` works and `to_dict()` is one JSON line. This module knows no MLX and no tokens beyond their number.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -165,7 +165,9 @@ class Reply:
             "text": self.text,
             "reasoning": self.reasoning,
             "commentary": self.commentary,
-            "tool_calls": [{"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls],
+            "tool_calls": [
+                {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls
+            ],
             "finish_reason": self.finish_reason,
             "reasoning_truncated": self.reasoning_truncated,
             "stats": self.stats.to_dict(),

@@ -1,12 +1,13 @@
 """Token ids in, token ids out: prefill in chunks, then decode with the next step queued before the last one is read.
 
-Owns the order of work on one cache; knows no text, no channels and no threads. All of it must run on the thread that loaded the
-model, because MLX streams belong to a thread.
+Owns the order of work on one cache; knows no text, no channels and no threads. All of it must run on the thread that
+loaded the model, because MLX streams belong to a thread.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 
@@ -33,14 +34,19 @@ class Step:
 class Generation:
     """One run of decoding on one cache: `prefill` once, then `next_step` until the caller has enough.
 
-    While a token is read by the caller the device already works on the one after it. `force` replaces what would come next, at the
-    price of that one queued draw.
+    While a token is read by the caller the device already works on the one after it. `force` replaces what would come
+    next, at the price of that one queued draw.
     """
 
     def __init__(
-        self, model: Model, cache: KVCache, sampling: Sampling, *, context_limit: int, prefill_chunk: int = PREFILL_CHUNK_TOKENS
+        self,
+        model: Model,
+        cache: KVCache,
+        sampling: Sampling,
+        *,
+        context_limit: int,
+        prefill_chunk: int = PREFILL_CHUNK_TOKENS,
     ) -> None:
-        """`cache` may already hold the first tokens of the prompt; `context_limit` bounds prompt and answer together."""
         if prefill_chunk < 1:
             raise UsageError(f"prefill_chunk is {prefill_chunk}; expected at least 1")
         self._model = model
@@ -61,6 +67,11 @@ class Generation:
         return self._length
 
     @property
+    def room(self) -> int:
+        """Tokens that still fit the context length."""
+        return max(self._context_limit - self._length - len(self._forced), 0)
+
+    @property
     def exhausted(self) -> bool:
         """True when the context length leaves no room for another token."""
         return self._length >= self._context_limit
@@ -68,11 +79,12 @@ class Generation:
     def prefill(
         self, prompt: Sequence[int], *, cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[int, int]]:
-        """Reads `prompt` (token ids; the first `cache.offset` of them are in the cache already) and queues the first draw.
+        """Reads `prompt` (token ids; the first `cache.offset` of them are in the cache already) and queues the first
+        draw.
 
-        Gives (tokens read, tokens in all) before the first chunk and after each; run it to its end. Raises ContextOverflow before
-        any work when no token could follow, Cancelled between two chunks, UsageError for an empty prompt or an id outside the
-        vocabulary.
+        Gives (tokens read, tokens in all) before the first chunk and after each; run it to its end. Raises
+        ContextOverflow before any work when no token could follow, Cancelled between two chunks, UsageError for an
+        empty prompt or an id outside the vocabulary.
         """
         vocab_size = self._model.config.vocab_size
         check_tokens(prompt, vocab_size)
@@ -81,7 +93,9 @@ class Generation:
         if total >= self._context_limit:
             raise ContextOverflow(total, self._context_limit)
         if done >= total:
-            raise UsageError(f"the cache holds {done} tokens and the prompt has {total}; expected at least one token to read")
+            raise UsageError(
+                f"the cache holds {done} tokens and the prompt has {total}; expected at least one token to read"
+            )
         start = time.perf_counter()
         self._sampler = Sampler(self._sampling, vocab_size, prompt)
         yield done, total
@@ -103,7 +117,8 @@ class Generation:
         if self._forced:
             self._length += 1
             return Step(self._forced.pop(0), None, forced=True)
-        assert self._sampler is not None and self._pending is not None, "prefill comes first"
+        assert self._sampler is not None, "prefill comes first"
+        assert self._pending is not None, "prefill comes first"
         token, logprob = self._pending
         self._length += 1
         if not self.exhausted:
@@ -111,13 +126,13 @@ class Generation:
             self._queue(self._forward(token[None]))
         else:
             self._pending = None
-        return Step(int(token.item()), None if logprob is None else float(logprob.item()))
+        return Step(cast(int, token.item()), None if logprob is None else cast(float, logprob.item()))
 
     def force(self, tokens: Iterable[int]) -> None:
         """Makes `tokens` the next ones instead of what the model would draw; it goes on from there.
 
-        They pass through the model like drawn ones and come out of `next_step` with `forced=True`. Raises ContextOverflow if they
-        do not fit.
+        They pass through the model like drawn ones and come out of `next_step` with `forced=True`. Raises
+        ContextOverflow if they do not fit.
         """
         forced = list(tokens)
         if not forced:
@@ -138,7 +153,7 @@ class Generation:
         assert self._sampler is not None
         token, logprob = self._sampler.draw(logits)
         self._pending = (token, logprob)
-        mx.async_eval(token, *(() if logprob is None else (logprob,)))
+        mx.async_eval(token, *(() if logprob is None else (logprob,)))  # type: ignore[no-untyped-call]
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -148,11 +163,17 @@ def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
     lowest, highest = min(tokens), max(tokens)
     if lowest < 0 or highest >= vocab_size:
         wrong = lowest if lowest < 0 else highest
-        raise UsageError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}; was it made by another tokenizer?")
+        raise UsageError(
+            f"token id {wrong} is outside the model's vocabulary of {vocab_size}; was it made by another tokenizer?"
+        )
 
 
 def all_logits(
-    model: Model, tokens: Sequence[int], *, prefill_chunk: int = PREFILL_CHUNK_TOKENS, cancelled: Callable[[], bool] = lambda: False
+    model: Model,
+    tokens: Sequence[int],
+    *,
+    prefill_chunk: int = PREFILL_CHUNK_TOKENS,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> mx.array:
     """Logits after every one of `tokens`: float32 [len(tokens), vocab]. Read in chunks on a cache of its own."""
     check_tokens(tokens, model.config.vocab_size)
@@ -168,11 +189,16 @@ def all_logits(
 
 
 def token_logprobs(
-    model: Model, tokens: Sequence[int], *, prefill_chunk: int = PREFILL_CHUNK_TOKENS, cancelled: Callable[[], bool] = lambda: False
+    model: Model,
+    tokens: Sequence[int],
+    *,
+    prefill_chunk: int = PREFILL_CHUNK_TOKENS,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> mx.array:
     """Natural-log probability of each token after the first, given those before it: float32 [len(tokens) - 1].
 
-    Works chunk by chunk, so the logits of a long text never stand in memory at once (a full vocabulary is 0.8 MB a position).
+    Works chunk by chunk, so the logits of a long text never stand in memory at once (a full vocabulary is 0.8 MB a
+    position).
     """
     check_tokens(tokens, model.config.vocab_size)
     cache = model.make_cache()

@@ -15,7 +15,8 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 ToolLike: TypeAlias = ToolDescription | Mapping[str, Any]
 """A tool that the model may call: a ToolDescription, or a dict in OpenAI's form
-`{"type": "function", "function": {"name": ..., "description": ..., "parameters": JSON schema}}` (or the inner dict alone)."""
+`{"type": "function", "function": {"name": ..., "description": ..., "parameters": JSON schema}}` (or the inner dict
+alone)."""
 
 
 class OptionArguments(TypedDict, total=False):
@@ -62,7 +63,9 @@ class Options:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens is {self.max_tokens!r}; expected 1 or more, or None for no limit")
         if self.max_reasoning_tokens is not None and self.max_reasoning_tokens < 0:
-            raise UsageError(f"max_reasoning_tokens is {self.max_reasoning_tokens!r}; expected 0 or more, or None for no limit")
+            raise UsageError(
+                f"max_reasoning_tokens is {self.max_reasoning_tokens!r}; expected 0 or more, or None for no limit"
+            )
         if self.prefill_chunk < 1:
             raise UsageError(f"prefill_chunk is {self.prefill_chunk!r}; expected 1 or more")
         if "" in self.stop:
@@ -75,13 +78,14 @@ class Options:
 
     @classmethod
     def from_arguments(cls, arguments: OptionArguments, defaults: OptionArguments | None = None) -> "Options":
-        """Options from keyword arguments laid over `defaults`. Raises UsageError for an unknown name or a wrong value."""
         merged: dict[str, Any] = {**(defaults or {}), **arguments}
         unknown = sorted(set(merged) - set(OptionArguments.__annotations__))
         if unknown:
             known = ", ".join(OptionArguments.__annotations__)
             raise UsageError(f"unknown option {unknown[0]!r}; expected one of {known}")
-        sampling = Sampling(**{name: merged.pop(name) for name in list(merged) if name in Sampling.__dataclass_fields__})
+        sampling = Sampling(
+            **{name: merged.pop(name) for name in list(merged) if name in Sampling.__dataclass_fields__}
+        )
         stop = merged.pop("stop", None)
         tools = merged.pop("tools", ())
         return cls(

@@ -1,7 +1,8 @@
 """From logits to the next token: what may be chosen, how it is drawn, and what its log-probability is.
 
-Order of the steps: logit bias, repetition penalty, temperature, then top-k, top-p and min-p on the tempered distribution, then one
-draw. Everything stays on the device, so that the next step can be queued before this one's token is read.
+Order of the steps: logit bias, repetition penalty, temperature, then top-k, top-p and min-p on the tempered
+distribution, then one draw. Everything stays on the device, so that the next step can be queued before this one's
+token is read.
 """
 
 import time
@@ -26,7 +27,6 @@ class Sampling:
     min_p: float = 0.0
     """Drop tokens less probable than this share of the most probable one."""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens already in the context. Source: CTRL, arXiv 1909.05858."""
     seed: int | None = None
     """The same seed, prompt and model give the same tokens; None draws a new seed."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
@@ -79,7 +79,6 @@ class Sampler:
             self._seen[tokens] = True
 
     def draw(self, logits: mx.array) -> tuple[mx.array, mx.array | None]:
-        """The next token from `logits` [1, vocab] float32: ([1] int32, its log-probability [1] float32 or None). Lazy."""
         sampling = self._sampling
         scores = logits.astype(mx.float32)
         original = scores

@@ -1,0 +1,44 @@
+"""The command `gptoss`. Each command is a module here, imported when it is asked for, so that `--help` is instant."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+from gptoss_mlx.cli.arguments import make_parser
+from gptoss_mlx.errors import GptOssError, UsageError
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; gives the exit code: 0 done, 1 error, 2 wrong usage, 130 stopped by Ctrl-C."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return EXIT_OK
+    try:
+        module = importlib.import_module(f"gptoss_mlx.cli.{arguments.command}")
+        return cast(int, module.run(arguments))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left (`gptoss ask ... | head`); what it wanted, it has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except GptOssError as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+    except OSError as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR

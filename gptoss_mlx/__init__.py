@@ -1,0 +1,134 @@
+"""OpenAI's gpt-oss on Apple Silicon: a typed Python API.
+
+    from gptoss_mlx import load
+
+    with load("pocket") as model:
+        print(model.ask("What is 17 plus 25?"))
+
+Names are loaded when they are first used, so that the import costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gptoss_mlx.api import GptOss, load
+    from gptoss_mlx.chat import Chat
+    from gptoss_mlx.errors import (
+        Cancelled,
+        ChecksumError,
+        ConfigError,
+        ContextOverflow,
+        DownloadError,
+        EngineClosed,
+        EngineError,
+        GptOssError,
+        HarmonyError,
+        ModelNotFound,
+        NotEnoughDisk,
+        NotEnoughMemory,
+        TokenizerError,
+        UsageError,
+        WeightsError,
+    )
+    from gptoss_mlx.events import (
+        ChannelStart,
+        Done,
+        Event,
+        ParseWarning,
+        PromptProgress,
+        Reply,
+        Stats,
+        TextDelta,
+        ToolCall,
+        ToolResult,
+    )
+    from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.stream import Stream
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "gptoss_mlx.api": ("GptOss", "load"),
+    "gptoss_mlx.chat": ("Chat",),
+    "gptoss_mlx.errors": (
+        "Cancelled",
+        "ChecksumError",
+        "ConfigError",
+        "ContextOverflow",
+        "DownloadError",
+        "EngineClosed",
+        "EngineError",
+        "GptOssError",
+        "HarmonyError",
+        "ModelNotFound",
+        "NotEnoughDisk",
+        "NotEnoughMemory",
+        "TokenizerError",
+        "UsageError",
+        "WeightsError",
+    ),
+    "gptoss_mlx.events": (
+        "ChannelStart",
+        "Done",
+        "Event",
+        "ParseWarning",
+        "PromptProgress",
+        "Reply",
+        "Stats",
+        "TextDelta",
+        "ToolCall",
+        "ToolResult",
+    ),
+    "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.stream": ("Stream",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Cancelled",
+    "ChannelStart",
+    "Chat",
+    "ChecksumError",
+    "ConfigError",
+    "ContextOverflow",
+    "Done",
+    "DownloadError",
+    "EngineClosed",
+    "EngineError",
+    "Event",
+    "GptOss",
+    "GptOssError",
+    "HarmonyError",
+    "Message",
+    "ModelNotFound",
+    "NotEnoughDisk",
+    "NotEnoughMemory",
+    "ParseWarning",
+    "PromptProgress",
+    "Reply",
+    "Stats",
+    "Stream",
+    "TextDelta",
+    "TokenizerError",
+    "ToolCall",
+    "ToolDescription",
+    "ToolResult",
+    "UsageError",
+    "WeightsError",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,345 @@
+"""A conversation that grows: its messages, its settings, and the turns that are taken in it.
+
+The messages keep the token ids that the model sampled, so that what was read is rendered again exactly. Nothing is
+added before a turn has ended, and nothing that the model said is lost when it is stopped. Saving is one JSON file,
+written whole or not at all.
+"""
+
+import copy
+import datetime
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Unpack, cast
+
+from gptoss_mlx.engine import Engine
+from gptoss_mlx.errors import ContextOverflow, UsageError
+from gptoss_mlx.events import Event, Reply, ToolCall
+from gptoss_mlx.harmony import Message, ToolDescription, render_for_completion, render_text
+from gptoss_mlx.inputs import developer_message, system_message
+from gptoss_mlx.options import OptionArguments, Options, read_tool
+from gptoss_mlx.stream import Stream
+from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.transcript import render_transcript
+from gptoss_mlx.turn import prepare_turn, read_arguments, run_turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gptoss_mlx.engine import Ticket
+    from gptoss_mlx.model import Model
+
+FILE_FORMAT = "gptoss-mlx chat"
+FILE_VERSION = 1
+
+ExportFormat: TypeAlias = Literal["markdown", "json", "html", "harmony"]
+"""For people (markdown, html), for programs (json), or as the model sees it (harmony)."""
+
+
+class Host(Protocol):
+    """What a chat needs of the model that it talks to (`GptOss` is one)."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    context_limit: int
+    name: str
+
+
+class Chat:
+    """A conversation with one model. Made by `GptOss.chat`.
+
+    `send` waits for the reply, `stream` gives it as it comes. Starting a turn while another runs stops that one first
+    and keeps what it said.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        system: str | None = None,
+        developer: str | None = None,
+        defaults: OptionArguments | None = None,
+    ) -> None:
+        """`system` is a word for `developer`: both are instructions of the developer (harmony's own system message
+        holds settings).
+
+        `defaults` are options for every turn; a turn's own go over them. Raises UsageError for a wrong one.
+        """
+        if system is not None and developer is not None:
+            raise UsageError(
+                "both system and developer are given; expected one: both name the developer's instructions"
+            )
+        Options.from_arguments(defaults or {})
+        self._host = host
+        self.instructions: str | None = developer if developer is not None else system
+        """The developer's instructions ("system prompt")."""
+        self.defaults: OptionArguments = defaults or {}
+        """Options for every turn, `tools` and `date` among them; the date was fixed when the chat began, so that
+        midnight does not change the prompt."""
+        self._turns: list[Message] = []
+        self._running: Stream | None = None
+
+    # What it holds
+
+    @property
+    def messages(self) -> list[Message]:
+        """The whole conversation in harmony's terms: system and developer messages first. A copy."""
+        return self._conversation(self._options({}))
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of the conversation as the next turn would read it."""
+        return len(render_for_completion(self.messages, self._host.tokenizer))
+
+    @property
+    def context_limit(self) -> int:
+        """Tokens that the model was loaded for."""
+        return self._host.context_limit
+
+    @property
+    def pending_calls(self) -> list[ToolCall]:
+        """Tool calls of the last turn that have no result yet. Their ids are those of the reply's `tool_calls`."""
+        calls: list[ToolCall] = []
+        number = 0
+        answered: list[str] = []
+        for message in self._turns:
+            if message.tool_name is not None:
+                number += 1
+                calls.append(ToolCall(f"call_{number}", message.tool_name, read_arguments(message.text), message.text))
+            elif message.role == "tool":
+                answered.append(message.name or "")
+            elif message.role == "user":
+                calls.clear()
+                answered.clear()
+        for name in answered:
+            found = next((call for call in calls if call.name == name), None)
+            if found is not None:
+                calls.remove(found)
+        return calls
+
+    # Taking turns
+
+    def send(self, text: str, **options: Unpack[OptionArguments]) -> Reply:
+        """Says `text` and waits for the reply.
+
+        Raises ContextOverflow (the chat is unchanged) and what the engine raises.
+        """
+        return self.stream(text, **options).reply
+
+    async def asend(self, text: str, **options: Unpack[OptionArguments]) -> Reply:
+        """`send` for asyncio."""
+        return await self.stream(text, **options).areply()
+
+    def stream(self, text: str, **options: Unpack[OptionArguments]) -> Stream:
+        """Says `text`; the reply comes out of the stream. The chat has grown when the stream's last event is there."""
+        self._settle()
+        return self._start(self._turns, [Message.user(text)], options)
+
+    def answer_calls(self, results: Mapping[str, str], **options: Unpack[OptionArguments]) -> Stream:
+        """Gives the results of tool calls (call id -> raw text) to the model, which goes on in the same turn.
+
+        Raises UsageError for an id that is no pending call, or when a pending call is left without its result.
+        """
+        self._settle()
+        pending = {call.id: call for call in self.pending_calls}
+        for identifier in results:
+            if identifier not in pending:
+                known = ", ".join(pending) or "none"
+                raise UsageError(f"{identifier!r} is no pending tool call; expected one of: {known}")
+        missing = [identifier for identifier in pending if identifier not in results]
+        if missing or not pending:
+            raise UsageError(
+                f"no result for the tool call {missing[0]!r}" if missing else "no tool call waits for a result"
+            )
+        added = [Message.tool(call.name, results[identifier]) for identifier, call in pending.items()]
+        return self._start(self._turns, added, options)
+
+    def regenerate(self, **options: Unpack[OptionArguments]) -> Reply:
+        """Answers the last user message again; the old answer is replaced when the new one is there."""
+        return self.stream_regenerate(**options).reply
+
+    def stream_regenerate(self, **options: Unpack[OptionArguments]) -> Stream:
+        """`regenerate` as a stream."""
+        self._settle()
+        at = self._user_positions()[-1]
+        return self._start(self._turns[:at], [self._turns[at]], options)
+
+    def edit(self, index: int, text: str, **options: Unpack[OptionArguments]) -> Reply:
+        """Puts `text` in place of user message `index` (0 is the first, -1 the last), drops what followed, and answers
+        it.
+
+        `fork()` first to keep the old branch. Raises UsageError when there is no such message.
+        """
+        return self.stream_edit(index, text, **options).reply
+
+    def stream_edit(self, index: int, text: str, **options: Unpack[OptionArguments]) -> Stream:
+        """`edit` as a stream."""
+        self._settle()
+        positions = self._user_positions()
+        if not -len(positions) <= index < len(positions):
+            raise UsageError(f"there is no user message {index}; the chat has {len(positions)}")
+        return self._start(self._turns[: positions[index]], [Message.user(text)], options)
+
+    def undo(self) -> str:
+        """Takes the last user message and all that followed back; gives its text."""
+        self._settle()
+        at = self._user_positions()[-1]
+        text = self._turns[at].text
+        self._turns = self._turns[:at]
+        return text
+
+    def clear(self) -> None:
+        """Forgets all turns; settings stay."""
+        self._settle()
+        self._turns = []
+
+    def fork(self) -> "Chat":
+        """A second chat with the same past; the two go their own ways from here."""
+        self._settle()
+        other = copy.copy(self)
+        other._turns = list(self._turns)
+        other.defaults = copy.copy(self.defaults)
+        other._running = None
+        return other
+
+    def stop(self) -> None:
+        """Stops the running turn, if any, and waits until what it said is kept."""
+        self._settle()
+
+    # Keeping it
+
+    def to_dict(self) -> dict[str, Any]:
+        """The chat as JSON values; `from_dict` reads it back."""
+        options = {key: value for key, value in self.defaults.items() if key != "tools"}
+        return {
+            "format": FILE_FORMAT,
+            "version": FILE_VERSION,
+            "model": self._host.name,
+            "vocab_size": self._host.tokenizer.vocab_size,
+            "instructions": self.instructions,
+            "options": options,
+            "tools": [read_tool(tool).to_dict() for tool in self.defaults.get("tools", ())],
+            "messages": [message.to_dict() for message in self._turns],
+        }
+
+    @classmethod
+    def from_dict(cls, host: Host, data: Any, *, source: str = "the chat") -> Self:
+        """A chat from `to_dict`.
+
+        Raises UsageError when it is something else, HarmonyError for a message that cannot be read.
+        """
+        if not isinstance(data, dict) or data.get("format") != FILE_FORMAT:
+            raise UsageError(f"{source} is no chat of gptoss-mlx; expected a file written by Chat.save")
+        if data.get("version") != FILE_VERSION:
+            raise UsageError(
+                f"{source} has version {data.get('version')!r}; expected {FILE_VERSION}: update gptoss-mlx"
+            )
+        try:
+            defaults = cast(OptionArguments, dict(data["options"]))
+            defaults["tools"] = [ToolDescription.from_dict(tool) for tool in data["tools"]]
+            chat = cls(host, developer=data["instructions"], defaults=defaults)
+            turns = [Message.from_dict(message) for message in data["messages"]]
+            vocab_size = data["vocab_size"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{source} is damaged ({error!r}); expected a file written by Chat.save") from error
+        if vocab_size != host.tokenizer.vocab_size:
+            # Sampled ids belong to one vocabulary; for another model the text is encoded anew.
+            turns = [replace(message, tokens=None) for message in turns]
+        chat._turns = turns
+        return chat
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the chat to `path` as JSON: the whole file or, on any error, nothing (an older file stays)."""
+        self._settle()
+        target = Path(path)
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, host: Host, path: str | os.PathLike[str]) -> Self:
+        """A chat from a file written by `save`, to go on with `host`.
+
+        Raises UsageError when the file is something else.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{os.fspath(path)} is no JSON ({error}); expected a file written by Chat.save") from error
+        except OSError as error:
+            raise UsageError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+        return cls.from_dict(host, data, source=os.fspath(path))
+
+    def export(self, fmt: ExportFormat = "markdown") -> str:
+        """The conversation for people (markdown, html), for programs (json), or as the model sees it (harmony)."""
+        self._settle()
+        if fmt == "json":
+            return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
+        if fmt == "harmony":
+            return render_text(self.messages)
+        return render_transcript(self._turns, fmt, model=self._host.name, instructions=self.instructions)
+
+    # How it works
+
+    def _options(self, arguments: OptionArguments) -> Options:
+        return Options.from_arguments(arguments, self.defaults)
+
+    def _conversation(self, options: Options, turns: Sequence[Message] | None = None) -> list[Message]:
+        developer = developer_message(self.instructions, options.tools)
+        return [
+            system_message(options),
+            *([] if developer is None else [developer]),
+            *(self._turns if turns is None else turns),
+        ]
+
+    def _user_positions(self) -> list[int]:
+        positions = [index for index, message in enumerate(self._turns) if message.role == "user"]
+        if not positions:
+            raise UsageError("the chat has no turn yet; send a message first")
+        return positions
+
+    def _start(self, before: list[Message], added: list[Message], arguments: OptionArguments) -> Stream:
+        options = self._options(arguments)
+        base = [*before, *added]
+        calls_so_far = sum(message.tool_name is not None for message in base)
+        turn = prepare_turn(
+            self._conversation(options, base),
+            self._host.tokenizer,
+            options,
+            context_limit=self._host.context_limit,
+            call_number=calls_so_far + 1,
+        )
+        if len(turn.prompt) + len(turn.opening) >= turn.context_limit:
+            raise ContextOverflow(len(turn.prompt) + len(turn.opening), turn.context_limit)
+
+        def commit(reply: Reply, messages: list[Message]) -> None:
+            self._turns = [*base, *messages]
+
+        def work(model: "Model", ticket: "Ticket") -> "Iterator[Event]":
+            return run_turn(model, ticket, turn, commit=commit)
+
+        self._running = Stream(self._host.engine.stream(work))
+        return self._running
+
+    def _settle(self) -> None:
+        """Ends the running turn, so that the chat's messages stand still."""
+        running, self._running = self._running, None
+        if running is not None and not running.finished:
+            running.cancel()
+            running.wait()
+
+
+def today() -> str:
+    """Today's date as harmony writes it."""
+    return datetime.date.today().isoformat()

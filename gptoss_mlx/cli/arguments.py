@@ -1,0 +1,115 @@
+"""The command line's words: commands, options and their help. Imports nothing heavy."""
+
+import argparse
+
+from gptoss_mlx import __version__
+
+_EXAMPLES = """\
+examples:
+  gptoss chat                            talk to the pocket model that comes with the package
+  gptoss chat ./gpt-oss-20b              talk to a checkpoint in a folder
+  gptoss ask "What are attention sinks?" one question, one answer
+  cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
+  gptoss info ./gpt-oss-20b              what is in a model's folder
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="gptoss",
+        description="OpenAI's gpt-oss on this machine: chat, answers for scripts, and a look inside.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gptoss-mlx {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_ask(commands)
+    _add_chat(commands)
+    _add_info(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _add_ask(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    ask = commands.add_parser(
+        "ask",
+        help="one question, one answer",
+        description="Answers one question on standard output. "
+        "Text from a pipe follows the question; '-' takes the pipe alone.",
+    )
+    ask.add_argument("prompt", nargs="*", metavar="QUESTION", help="the question; '-' reads it from standard input")
+    ask.add_argument("-m", "--model", default="pocket", help="'pocket' (default) or a folder with a checkpoint")
+    _add_turn_options(ask)
+    output = ask.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print every event as one JSON object a line")
+    output.add_argument(
+        "-x", "--extract", action="store_true", help="print the first code block of the answer and nothing else"
+    )
+    ask.add_argument("--show-reasoning", action="store_true", help="print the reasoning, too, on standard error")
+
+
+def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="a conversation",
+        description="A conversation, line by line. Ctrl-C stops an answer and keeps the chat; Ctrl-D ends it; "
+        "/help lists the commands. "
+        "Without a terminal it answers the lines of standard input, or one sample question when there are none.",
+    )
+    chat.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
+    chat.add_argument("--plain", action="store_true", help="line mode: plain text, no screen control")
+    chat.add_argument("--hide-reasoning", action="store_true", help="show only how long the model thought")
+    chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote")
+    _add_turn_options(chat)
+
+
+def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    info = commands.add_parser(
+        "info", help="what is in a model's folder", description="Shape, sizes and memory of a model."
+    )
+    info.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure a model's answers",
+        description="Asks the pocket model questions that it never saw in training. "
+        "Prints a table, then one JSON line.",
+    )
+    bench.add_argument(
+        "model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder like it"
+    )
+    bench.add_argument(
+        "-n", "--questions", type=int, default=100, metavar="N", help="questions of each kind (default: 100)"
+    )
+    bench.add_argument("--kind", action="append", metavar="KIND", help="only this kind of question; may be repeated")
+    bench.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token each time")
+    bench.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
+
+
+def _add_turn_options(parser: argparse.ArgumentParser) -> None:
+    """Options that every turn takes. Their defaults are the API's."""
+    turn = parser.add_argument_group("how to answer")
+    turn.add_argument(
+        "-e", "--effort", choices=("none", "low", "medium", "high"), help="how long to think first (default: medium)"
+    )
+    turn.add_argument("--system", metavar="TEXT", help="instructions for the model")
+    turn.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens, reasoning included")
+    turn.add_argument(
+        "--max-reasoning-tokens", type=int, metavar="N", help="cut the reasoning off after N tokens and answer"
+    )
+    turn.add_argument(
+        "--temperature", type=float, metavar="T", help="0: the most probable token each time (default: 1)"
+    )
+    turn.add_argument("--top-p", type=float, metavar="P", help="draw from the most probable tokens that add up to P")
+    turn.add_argument("--top-k", type=int, metavar="K", help="draw from the K most probable tokens")
+    turn.add_argument("--min-p", type=float, metavar="P", help="drop tokens less probable than P times the best one")
+    turn.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: avoid tokens already there")
+    turn.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
+    turn.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before TEXT; may be repeated")
+    turn.add_argument("--date", metavar="YYYY-MM-DD", help="the date that the model is told (default: today)")
+    turn.add_argument("--context", type=int, metavar="N", help="context length in tokens (default: the model's)")

@@ -1,0 +1,81 @@
+"""`gptoss info`: what a model's folder holds, from its config and file sizes; no weights are read."""
+
+import argparse
+import json
+from typing import Any
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.models import find_model
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the table or the JSON object; gives the exit code."""
+    found = find_model(arguments.model)
+    config = ModelConfig.from_file(found.folder / "config.json")
+    files = sorted(found.folder.glob("*.safetensors"))
+    facts: dict[str, Any] = {
+        "name": found.name,
+        "folder": str(found.folder.resolve()),
+        "parameters": config.parameters,
+        "active_parameters": config.active_parameters,
+        "layers": config.num_hidden_layers,
+        "experts": config.num_experts,
+        "experts_per_token": config.experts_per_token,
+        "hidden_size": config.hidden_size,
+        "attention_heads": config.num_attention_heads,
+        "key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "sliding_window": config.sliding_window,
+        "vocabulary": config.vocab_size,
+        "context": config.max_position_embeddings,
+        "weight_files": len(files),
+        "weight_bytes_on_disk": sum(file.stat().st_size for file in files),
+        "weight_bytes_expected": config.weight_bytes,
+        "kv_bytes_per_token": config.kv_bytes_per_token(),
+        "kv_window_bytes": config.kv_window_bytes(),
+    }
+    if arguments.json:
+        print(json.dumps(facts))
+        return 0
+    for label, text in _rows(config, facts):
+        print(f"{label:<12}{text}")
+    return 0
+
+
+def _rows(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    sliding = config.layer_types.count("sliding_attention")
+    full = config.num_hidden_layers - sliding
+    context = config.max_position_embeddings
+    cache = config.kv_bytes_per_token() * context + config.kv_window_bytes()
+    return [
+        ("model", f"{facts['name']} in {facts['folder']}"),
+        ("parameters", f"{_count(config.parameters)} in all, {_count(config.active_parameters)} active per token"),
+        ("layers", f"{config.num_hidden_layers}: {sliding} sliding (window {config.sliding_window}), {full} full"),
+        ("experts", f"{config.num_experts} a layer, {config.experts_per_token} per token, MXFP4"),
+        (
+            "attention",
+            f"{config.num_attention_heads} query heads, {config.num_key_value_heads} key/value heads "
+            f"of {config.head_dim}; hidden size {config.hidden_size}",
+        ),
+        ("vocabulary", f"{config.vocab_size:,} tokens"),
+        (
+            "context",
+            f"{context:,} tokens; KV cache {_size(config.kv_bytes_per_token())} a token, {_size(cache)} when full",
+        ),
+        ("weights", f"{_size(facts['weight_bytes_on_disk'])} on disk in {facts['weight_files']} file(s)"),
+    ]
+
+
+def _count(number: int) -> str:
+    for limit, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return str(number)
+
+
+def _size(number: int) -> str:
+    """Bytes for people, in powers of 1024."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 1 << power:
+            return f"{number / (1 << power):.1f} {unit}"
+    return f"{number} bytes"

@@ -1,0 +1,213 @@
+"""What the commands share at the terminal: options from arguments, loading with a progress bar, and showing a turn."""
+
+import argparse
+import os
+import sys
+import time
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
+
+from gptoss_mlx.api import GptOss
+from gptoss_mlx.events import ChannelStart, Done, Event, ParseWarning, PromptProgress, Reply, TextDelta, ToolCall
+from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
+from gptoss_mlx.options import OptionArguments
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_TURN_OPTIONS = (
+    "effort",
+    "max_tokens",
+    "max_reasoning_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "date",
+)
+PATIENCE_SECONDS = 1.0
+"""Work shorter than this shows no progress bar."""
+
+
+def turn_options(arguments: argparse.Namespace) -> OptionArguments:
+    """The API's options that were given on the command line; the others keep the API's defaults."""
+    options: OptionArguments = {}
+    for name in _TURN_OPTIONS:
+        value = getattr(arguments, name)
+        if value is not None:
+            options[name] = value  # type: ignore[literal-required]
+    return options
+
+
+class ProgressBar:
+    """A bar on standard error that appears when the work takes more than a second, and goes when it is done.
+
+    Shows nothing when standard error is no terminal.
+    """
+
+    def __init__(self, label: str, *, unit_bytes: bool = False) -> None:
+        self._label = label
+        self._unit_bytes = unit_bytes
+        self._started = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def update(self, done: int, total: int) -> None:
+        """Shows how far the work is."""
+        if self._bar is None:
+            if not sys.stderr.isatty() or done >= total or time.monotonic() - self._started < PATIENCE_SECONDS:
+                return
+            self._open(total)
+        assert self._bar is not None
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            self._started = time.monotonic()
+
+    def _open(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        amount = DownloadColumn() if self._unit_bytes else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task(self._label, total=total)
+        self._bar.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_with_progress(model: str, context: int | None, defaults: OptionArguments) -> GptOss:
+    """The model, with a bar while its weights are read."""
+    with ProgressBar("Loading weights", unit_bytes=True) as bar:
+        return GptOss(model, context=context, progress=bar.update, defaults=defaults)
+
+
+class Style:
+    """Dim and bold where the stream is a terminal that wants colour (https://no-color.org), plain text elsewhere."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._on = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def dim(self, text: str) -> str:
+        return f"\x1b[2m{text}\x1b[0m" if self._on and text else text
+
+    def bold(self, text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if self._on and text else text
+
+
+class TurnPrinter:
+    """Shows a turn as it comes: the answer on `out`, the reasoning on `aside`, each under its own mark."""
+
+    def __init__(self, out: IO[str], aside: IO[str], *, show_reasoning: bool, headings: bool) -> None:
+        """`headings`: mark where reasoning and answer begin (a conversation at a terminal)."""
+        self._out = out
+        self._aside = aside
+        self._show_reasoning = show_reasoning
+        self._headings = headings
+        self._style = Style(aside)
+        self._progress = ProgressBar("Reading prompt")
+        self._open: tuple[IO[str], bool] | None = None
+        """Where text is being written, and whether its last character ended a line."""
+        self._calling = False
+        self._thinking_since: float | None = None
+        self._thought_tokens = 0
+
+    def show(self, event: Event) -> None:
+        """Shows one event."""
+        match event:
+            case PromptProgress(done, total):
+                self._progress.update(done, total)
+            case ChannelStart(channel, recipient):
+                self._progress.close()
+                self._begin(channel, recipient)
+            case TextDelta():
+                self._text(event)
+            case ToolCall(name=name, raw=raw):
+                self._end_block()
+                print(self._style.dim(f"[call of {name}: {raw}]"), file=self._aside, flush=True)
+            case ParseWarning(message=message):
+                self._end_block()
+                print(self._style.dim(f"[{message}]"), file=self._aside, flush=True)
+            case Done(reply):
+                self._finish(reply)
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Leaves the terminal in order after an interruption."""
+        self._progress.close()
+        self._end_block()
+
+    def _begin(self, channel: str, recipient: str | None) -> None:
+        self._end_block()
+        self._calling = recipient is not None
+        if channel == ANALYSIS and not self._calling:
+            self._thinking_since = time.monotonic()
+            self._thought_tokens = 0
+
+    def _text(self, delta: TextDelta) -> None:
+        if self._calling:
+            # The arguments of a call are shown in one piece when it is complete.
+            return
+        if delta.channel == ANALYSIS:
+            self._thought_tokens += delta.tokens
+            if not self._show_reasoning:
+                return
+            text = delta.text
+            if self._headings:
+                text = ("  " if self._open is None else "") + text.replace("\n", "\n  ")
+            self._write(self._aside, self._style.dim(text))
+        else:
+            aside = delta.channel == COMMENTARY and not self._headings
+            self._write(self._aside if aside else self._out, delta.text)
+
+    def _write(self, stream: IO[str], text: str) -> None:
+        stream.write(text)
+        stream.flush()
+        self._open = (stream, text.endswith("\n"))
+
+    def _end_block(self) -> None:
+        if self._open is not None:
+            stream, at_line_start = self._open
+            if not at_line_start:
+                stream.write("\n")
+                stream.flush()
+            self._open = None
+        if self._thinking_since is not None and self._headings and self._thought_tokens:
+            seconds = time.monotonic() - self._thinking_since
+            mark = f"  thought for {seconds:.1f} s, {self._thought_tokens} tokens"
+            print(self._style.dim(mark), file=self._aside, flush=True)
+        self._thinking_since = None
+
+    def _finish(self, reply: Reply) -> None:
+        self.close()
+        if reply.finish_reason == "length":
+            print(self._style.dim("[stopped: the token limit was reached]"), file=self._aside, flush=True)
+        elif reply.finish_reason == "context":
+            print(self._style.dim("[stopped: the context is full]"), file=self._aside, flush=True)
+        elif reply.finish_reason == "cancelled":
+            print(self._style.dim("[stopped]"), file=self._aside, flush=True)

@@ -1,0 +1,155 @@
+"""From what callers have (a string, OpenAI-style dicts, harmony messages) to a conversation in harmony's terms.
+
+The system message of harmony holds settings (effort, date, channels); a caller's "system prompt" is harmony's developer
+instructions, as OpenAI's guide to the format has it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.harmony import (
+    ANALYSIS,
+    COMMENTARY,
+    FINAL,
+    FUNCTIONS,
+    DeveloperContent,
+    Message,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+)
+from gptoss_mlx.options import Options
+
+MessageLike: TypeAlias = Message | Mapping[str, Any]
+"""A harmony Message, or a dict in OpenAI's form: role, content, and for tools tool_calls / tool_call_id."""
+Prompt: TypeAlias = str | Sequence[MessageLike]
+
+_JSON = "<|constrain|>json"
+
+
+def read_conversation(prompt: Prompt, options: Options) -> list[Message]:
+    """The whole conversation, system message first, ready to be rendered.
+
+    A system message is added unless `prompt` brings a harmony one; `options.tools` are offered in the developer
+    message. Raises UsageError for a message that cannot be read.
+    """
+    messages = [Message.user(prompt)] if isinstance(prompt, str) else _read_messages(prompt)
+    if not messages:
+        raise UsageError("the conversation is empty; expected at least one message")
+    if not any(isinstance(item, SystemContent) for item in messages[0].content) and messages[0].role != "system":
+        messages.insert(0, system_message(options))
+    if options.tools:
+        messages = _offer_tools(messages, options.tools)
+    return messages
+
+
+def system_message(options: Options) -> Message:
+    """Harmony's system message for these options."""
+    return Message.system(SystemContent(reasoning_effort=options.system_effort, conversation_start_date=options.date))
+
+
+def developer_message(instructions: str | None, tools: Sequence[ToolDescription]) -> Message | None:
+    """The developer's instructions and functions, or None when there are neither."""
+    if instructions is None and not tools:
+        return None
+    namespaces = (ToolNamespace.functions(list(tools)),) if tools else ()
+    return Message.developer(DeveloperContent(instructions, namespaces))
+
+
+def _offer_tools(messages: list[Message], tools: Sequence[ToolDescription]) -> list[Message]:
+    """The conversation with `tools` in its developer message, which is made if there is none."""
+    for index, message in enumerate(messages):
+        for item in message.content:
+            if isinstance(item, DeveloperContent):
+                if item.has_functions:
+                    raise UsageError(
+                        "tools are given both in the developer message and as an option; expected one of the two"
+                    )
+                offered = DeveloperContent(item.instructions, (*item.tools, ToolNamespace.functions(list(tools))))
+                return [*messages[:index], Message.developer(offered), *messages[index + 1 :]]
+    offer = developer_message(None, tools)
+    assert offer is not None
+    return [messages[0], offer, *messages[1:]]
+
+
+def _read_messages(prompt: Sequence[MessageLike]) -> list[Message]:
+    messages: list[Message] = []
+    names: dict[str, str] = {}
+    for number, entry in enumerate(prompt, 1):
+        if isinstance(entry, Message):
+            messages.append(entry)
+        elif isinstance(entry, Mapping):
+            messages += _read_dict(entry, f"message {number}", names)
+        else:
+            raise UsageError(f"message {number} is {entry!r}; expected a Message or a dict with role and content")
+    return messages
+
+
+def _read_dict(entry: Mapping[str, Any], where: str, names: dict[str, str]) -> list[Message]:
+    """Harmony messages for one OpenAI-style dict (an assistant's may become several: reasoning, calls, answer)."""
+    role = entry.get("role")
+    text = _read_content(entry.get("content"), where)
+    match role:
+        case "system" | "developer":
+            return [Message.developer(text)]
+        case "user":
+            return [Message.user(text)]
+        case "assistant":
+            return _read_assistant(entry, text, where, names)
+        case "tool":
+            name = names.get(str(entry.get("tool_call_id"))) or _full_name(entry.get("name"))
+            if name is None:
+                raise UsageError(
+                    f"{where} is a tool's result for no known call; expected tool_call_id of an earlier call, or name"
+                )
+            return [Message.tool(name, text)]
+    raise UsageError(f"{where} has the role {role!r}; expected system, developer, user, assistant or tool")
+
+
+def _read_assistant(entry: Mapping[str, Any], text: str, where: str, names: dict[str, str]) -> list[Message]:
+    messages: list[Message] = []
+    reasoning = entry.get("reasoning") or entry.get("reasoning_content") or entry.get("thinking")
+    if reasoning:
+        messages.append(Message.assistant(str(reasoning), channel=ANALYSIS))
+    tool_calls = entry.get("tool_calls") or ()
+    if text or not tool_calls:
+        # Beside a call, text is a preamble to the user; it belongs to the commentary channel and ends no turn.
+        messages.append(Message.assistant(text, channel=COMMENTARY if tool_calls else FINAL))
+    for call in tool_calls:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        name = _full_name(function.get("name")) if isinstance(function, Mapping) else None
+        if name is None or not isinstance(function, Mapping):
+            raise UsageError(
+                f"{where} has the tool call {call!r}; expected a dict with the function's name and arguments"
+            )
+        arguments = function.get("arguments", "{}")
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        names[str(call.get("id"))] = name
+        messages.append(Message.assistant(arguments, channel=COMMENTARY, recipient=name, content_type=_JSON))
+    return messages
+
+
+def _full_name(name: Any) -> str | None:
+    if not isinstance(name, str) or not name:
+        return None
+    return name if "." in name or name in ("python", "browser") else f"{FUNCTIONS}.{name}"
+
+
+def _read_content(content: Any, where: str) -> str:
+    """Text of a message's content: a string, None, or a list of text parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        parts: list[str] = []
+        for part in content:
+            text = part.get("text") if isinstance(part, Mapping) else None
+            if not isinstance(text, str):
+                raise UsageError(f"{where} holds the part {part!r}; expected text: gpt-oss reads nothing else")
+            parts.append(text)
+        return "".join(parts)
+    raise UsageError(f"{where} has the content {content!r}; expected text")
