@@ -74,7 +74,7 @@ class _Reader:
     def __init__(self, opening: Opening, role: Role | None, tool_names: Set[str]) -> None:
         self._opening = opening
         self._tool_names = tool_names
-        self._role = role if opening == "implied" else None
+        self._role: Role | None = role if opening == "implied" else None
         self._name: str | None = None
         self._channel: str | None = None
         self._recipient: str | None = None

@@ -3,10 +3,8 @@
 It serves as a yardstick: streams of a real model break its rules often (see tolerant.py).
 """
 
-from typing import get_args
-
 from gptoss_mlx.errors import HarmonyError
-from gptoss_mlx.harmony.messages import Message, Role, TextContent
+from gptoss_mlx.harmony.messages import ROLES, Message, Role, TextContent
 from gptoss_mlx.harmony.parser_events import (
     ContentDelta,
     Header,
@@ -23,7 +21,7 @@ _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2
     "\u2028\u2029\u202f\u205f\u3000"
 )
 """Unicode's White_Space; str.isspace() has four more characters."""
-_ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
+_ROLES: dict[str, Role] = {role: role for role in ROLES}
 
 
 class StrictMachine:
