@@ -17,7 +17,7 @@ CHANNELS = (ANALYSIS, COMMENTARY, FINAL)
 TYPES = frozenset(("json", "code", "text"))
 """Words that are a content type also without `<|constrain|>`."""
 _TO = "to="
-_CUSTOM_CHANNEL = re.compile(r"[A-Za-z_][\w-]*\Z")
+_CUSTOM_CHANNEL = re.compile(r"[^\W\d][\w-]*\Z")
 _PLAIN_WORD = re.compile(r"[A-Za-z][\w./+-]*\Z")
 _WORDS = re.compile(r"\S+")
 

@@ -68,6 +68,8 @@ class TolerantMachine:
         """Text that may be the beginning of a special token written in plain characters."""
         self._literal = False
         """Whether the running message was opened by special tokens in plain characters, which may then end it."""
+        self._plain_marks = False
+        """Whether special tokens came in plain characters so far."""
         self._events: list[ParserEvent] = []
 
     def feed(self, token: int) -> list[ParserEvent]:
@@ -121,6 +123,7 @@ class TolerantMachine:
                 self._text(text[: match.start()], tokens)
                 tokens = 0
             self._warn("special tokens are written in plain characters", match[0])
+            self._plain_marks = True
             self._mark(match[0], None)
             text = text[match.end() :]
             if self.progress.state == "content" and not self._literal:
@@ -230,7 +233,7 @@ class TolerantMachine:
         role: Role = self.progress.role or self._role or "assistant"
         reading = read_header(before, opening, role, self._tool_names)
         self._warn("<|message|> is missing, so the text after the header is taken for the content", raw)
-        self._literal = False
+        self._literal = self._plain_marks
         self._start_message(reading.header, raw)
         for item in rest:
             if item.mark:
