@@ -77,7 +77,7 @@ class FullLayerCache:
         self._offset = 0
         self._written = 0
         self._overwrites: list[tuple[int, int]] = []
-        """(how manieth overwrite, the length that it left untouched), lengths rising: an overwrite further back makes
+        """(number of the overwrite, length that it left untouched), lengths rising: an overwrite further back makes
         those before it irrelevant."""
         self._overwrite_count = 0
 
@@ -281,8 +281,8 @@ class KVCache:
             raise UsageError(f"cannot drop {tokens} tokens of a KV cache that holds {self.offset}")
         if not self.can_trim(tokens):
             raise UsageError(
-                f"cannot drop {tokens} of the {self.offset} tokens in the KV cache: its sliding layers have overwritten the "
-                "tokens before them; take a snapshot first and restore that"
+                f"cannot drop {tokens} of the {self.offset} tokens in the KV cache: its sliding layers wrote over "
+                "the tokens before them; take a snapshot first and restore that"
             )
         for layer in self.layers:
             layer.trim(tokens)

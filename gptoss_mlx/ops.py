@@ -344,7 +344,7 @@ def _band_mask(rows: int, keys: int, window: int) -> mx.array:
     query = np.arange(keys - rows, keys)[:, None]
     key = np.arange(keys)[None, :]
     # From numpy, so that the array is ready at once and belongs to no stream: streams are bound to their thread.
-    return mx.array((key <= query) & (key > query - window))
+    return mx.array(np.logical_and(key <= query, key > query - window))
 
 
 _override: Ops | None = None

@@ -39,7 +39,7 @@ def inverse_frequencies(head_dim: int, parameters: YarnParameters) -> npt.NDArra
     Source: Peng et al., YaRN, arXiv:2309.00071, section 3.2; gpt-oss leaves the range unrounded (`truncate` false).
     """
     half = head_dim // 2
-    plain = parameters.theta ** (-np.arange(half, dtype=np.float64) * 2 / head_dim)
+    plain: npt.NDArray[np.float64] = parameters.theta ** (-np.arange(half, dtype=np.float64) * 2 / head_dim)
 
     def pair_that_turns(rotations: float) -> float:
         original = parameters.original_max_position_embeddings
@@ -52,5 +52,5 @@ def inverse_frequencies(head_dim: int, parameters: YarnParameters) -> npt.NDArra
     if low == high:
         # The blend divides by the width of the range; this much keeps it a step.
         high += 0.001
-    stretched = np.clip((np.arange(half) - low) / (high - low), 0, 1)
+    stretched = np.clip((np.arange(half, dtype=np.float64) - low) / (high - low), 0.0, 1.0)
     return plain * (1 - stretched) + plain / parameters.factor * stretched

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from gptoss_mlx.errors import ModelNotFound, WeightsError
 
@@ -59,7 +59,8 @@ def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
     if single.is_file():
         return {entry.name: entry for entry in read_header(single)}
     raise ModelNotFound(
-        f"{folder} holds no weights; expected {INDEX_NAME} with the files that it names, or {SINGLE_NAME}; download the model again"
+        f"{folder} holds no weights; expected {INDEX_NAME} with the files that it names, or {SINGLE_NAME}; "
+        "download the model again"
     )
 
 
@@ -71,8 +72,8 @@ def read_header(path: Path) -> list[TensorEntry]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                 raise WeightsError(
-                    f"{path}: its first 8 bytes announce a header of {length} bytes in a file of {size}; expected a safetensors "
-                    "file, so this one is damaged, cut off, or of another kind; download it again"
+                    f"{path}: its first 8 bytes announce a header of {length} bytes in a file of {size}; expected a "
+                    "safetensors file, so this one is damaged, cut off, or of another kind; download it again"
                 )
             text = file.read(length)
     except OSError as error:
@@ -102,8 +103,8 @@ def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> list[T
     for start, stop, entry in placed:
         if start != end:
             raise WeightsError(
-                f"{path}: tensor {entry.name} starts at byte {start} of the data; expected {end}, where the one before it ends; "
-                "download the file again"
+                f"{path}: tensor {entry.name} starts at byte {start} of the data; expected {end}, where the one "
+                "before it ends; download the file again"
             )
         end = stop
     if end != data_bytes:
@@ -115,30 +116,31 @@ def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> list[T
 
 
 def _read_entry(path: Path, name: str, described: Any) -> tuple[int, int, TensorEntry]:
-    """One header entry with its first and last byte."""
-    try:
-        dtype, shape, (start, stop) = described["dtype"], described["shape"], described["data_offsets"]
-    except (KeyError, TypeError, ValueError):
-        described = None
-    if (
-        described is None
-        or not isinstance(dtype, str)
-        or not isinstance(shape, list)
-        or not all(isinstance(size, int) and size >= 0 for size in [*shape, start, stop])
-    ):
+    """One header entry with its first byte and the one after its last."""
+    fields = described if isinstance(described, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise WeightsError(
-            f"{path}: the header's entry for tensor {name} is not one; expected dtype, shape and data_offsets; download the file again"
+            f"{path}: the header says {described!r} of tensor {name}; expected dtype, shape and data_offsets; "
+            "download the file again"
         )
     if dtype not in ITEM_BYTES:
         raise WeightsError(
             f"{path}: tensor {name} has dtype {dtype!r}; expected one of {', '.join(sorted(ITEM_BYTES))}"
         )
+    start, stop = offsets
     expected = math.prod(shape) * ITEM_BYTES[dtype]
     if stop - start != expected:
         raise WeightsError(
-            f"{path}: tensor {name} has {stop - start} bytes; expected {expected} for {dtype} {shape}; download the file again"
+            f"{path}: tensor {name} has {stop - start} bytes; expected {expected} for {dtype} {shape}; "
+            "download the file again"
         )
     return start, stop, TensorEntry(name, dtype, tuple(shape), expected, path)
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    """Whether `value` is a list of whole numbers, none below zero."""
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
 
 
 def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:

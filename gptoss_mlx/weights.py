@@ -104,7 +104,8 @@ def check_tensors(entries: Mapping[str, TensorEntry], config: ModelConfig, folde
             )
         if entry.shape != wanted.shape:
             raise WeightsError(
-                f"{entry.file}: tensor {name} has shape {list(entry.shape)}; expected {list(wanted.shape)} by config.json"
+                f"{entry.file}: tensor {name} has shape {list(entry.shape)}; expected {list(wanted.shape)} by "
+                "config.json; check that it belongs to these weights"
             )
         if entry.dtype not in wanted.dtypes:
             raise WeightsError(
@@ -152,8 +153,8 @@ def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: P
     needed = loaded_bytes(config, dtype)
     if needed > device.memory_bytes:
         raise NotEnoughMemory(
-            f"the weights in {folder} take {needed / 2**30:.1f} GiB and this machine has {device.memory_bytes / 2**30:.1f} GiB "
-            "of memory; use a smaller model or a larger machine"
+            f"the weights in {folder} take {needed / 2**30:.1f} GiB and this machine has "
+            f"{device.memory_bytes / 2**30:.1f} GiB of memory; use a smaller model or a larger machine"
         )
     return _Loader(config, entries, dtype, progress or _no_progress).load()
 

@@ -1,0 +1,245 @@
+"""The KV cache: every way of reading, going back and reading on gives what a cold model gives."""
+
+import itertools
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptoss_mlx.cache import GROWTH_TOKENS, FullLayerCache, KVCache, SlidingLayerCache, Snapshot
+from gptoss_mlx.config import PRESETS, ModelConfig
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.model import Model
+from gptoss_mlx.weights import load_model
+from tests.random_checkpoint import random_checkpoint, tiny_config
+from tests.tolerances import relative_errors
+
+WINDOW = 8
+"""So small that a few tokens go round the ring."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder: Path = tmp_path_factory.mktemp("window")
+    return load_model(random_checkpoint(folder, seed=5, sliding_window=WINDOW, num_hidden_layers=4), dtype=mx.float32)
+
+
+def read(model: Model, cache: KVCache, tokens: list[int]) -> np.ndarray:
+    """Logits `[tokens, vocab]`, the cache evaluated."""
+    logits = model(mx.array([tokens], dtype=mx.int32), cache)
+    mx.eval(logits, cache.arrays)
+    return np.array(logits[0])
+
+
+class Oracle:
+    """What a cache is expected to hold: which write every position, and every slot of the ring, was last made by."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.writes: list[int] = []
+        """The write that made each position that counts."""
+        self.buffer: dict[int, int] = {}
+        """position: write, as a full layer's buffer has it."""
+        self.ring: dict[int, tuple[int, int]] = {}
+        """slot: (position, write)."""
+        self._numbers = itertools.count()
+
+    def read(self, tokens: list[int]) -> None:
+        for token in tokens:
+            position, write = len(self.tokens), next(self._numbers)
+            self.tokens.append(token)
+            self.writes.append(write)
+            self.buffer[position] = write
+            self.ring[position % WINDOW] = position, write
+
+    def can_trim(self, tokens: int) -> bool:
+        length = len(self.tokens) - tokens
+        needed = range(max(0, length - WINDOW + 1), length)
+        return length >= 0 and all(self.ring.get(p % WINDOW) == (p, self.writes[p]) for p in needed)
+
+    def trim(self, tokens: int) -> None:
+        self.tokens = self.tokens[: len(self.tokens) - tokens]
+        self.writes = self.writes[: len(self.tokens)]
+
+    def snapshot(self) -> tuple[list[int], list[int], dict[int, tuple[int, int]]]:
+        return list(self.tokens), list(self.writes), dict(self.ring)
+
+    def can_restore(self, snapshot: tuple[list[int], list[int], dict[int, tuple[int, int]]]) -> bool:
+        return all(self.buffer[position] == write for position, write in enumerate(snapshot[1]))
+
+    def restore(self, snapshot: tuple[list[int], list[int], dict[int, tuple[int, int]]]) -> None:
+        self.tokens, self.writes, self.ring = list(snapshot[0]), list(snapshot[1]), dict(snapshot[2])
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(1, 20)),
+        st.tuples(st.just("read"), st.just(1)),
+        st.tuples(st.just("snapshot"), st.just(0)),
+        st.tuples(st.just("restore"), st.integers(0, 5)),
+        st.tuples(st.just("trim"), st.integers(0, 12)),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@given(steps=STEPS, seed=st.integers(0, 2**16))
+@settings(max_examples=60, deadline=None)
+def test_any_mix_of_reading_and_going_back_equals_a_cold_model(model: Model, steps: list[tuple[str, int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cache, oracle = model.make_cache(), Oracle()
+    snapshots: list[tuple[Snapshot, tuple[list[int], list[int], dict[int, tuple[int, int]]]]] = []
+    found: np.ndarray | None = None
+    for step, number in [*steps, ("read", 1)]:
+        if step == "read":
+            tokens = rng.integers(0, 64, number).tolist()
+            oracle.read(tokens)
+            found = read(model, cache, tokens)
+        elif step == "snapshot":
+            snapshots.append((cache.snapshot(), oracle.snapshot()))
+        elif step == "trim":
+            assert cache.can_trim(number) == oracle.can_trim(number)
+            if oracle.can_trim(number):
+                oracle.trim(number)
+                cache.trim(number)
+            else:
+                with pytest.raises(UsageError):
+                    cache.trim(number)
+        elif snapshots:
+            snapshot, expected = snapshots[number % len(snapshots)]
+            assert cache.can_restore(snapshot) == oracle.can_restore(expected)
+            if oracle.can_restore(expected):
+                oracle.restore(expected)
+                cache.restore(snapshot)
+            else:
+                with pytest.raises(UsageError, match="is gone"):
+                    cache.restore(snapshot)
+        assert cache.offset == len(oracle.tokens)
+        assert {layer.offset for layer in cache.layers} == {cache.offset}
+    assert found is not None
+    cold = read(model, model.make_cache(), oracle.tokens)[-1:]
+    assert relative_errors(found[-1:], cold).max() < 1e-5
+
+
+@given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_any_chunks_give_the_same_logits(model: Model, cuts: list[int]) -> None:
+    tokens = np.random.default_rng(1).integers(0, 64, sum(cuts)).tolist()
+    cache = model.make_cache()
+    parts = [read(model, cache, tokens[stop - cut : stop]) for cut, stop in zip(cuts, itertools.accumulate(cuts), strict=True)]
+    assert relative_errors(np.concatenate(parts), read(model, model.make_cache(), tokens)).max() < 1e-5
+
+
+def test_a_snapshot_costs_the_rings_and_holds_against_later_writes(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, list(range(20)))
+    snapshot = cache.snapshot()
+    assert snapshot.offset == 20
+    assert snapshot.nbytes == 2 * WINDOW * 2 * 2 * 16 * 4
+    first = read(model, cache, [7])
+    read(model, cache, [9, 8, 7, 6, 5, 4, 3, 2, 1])
+    cache.restore(snapshot)
+    np.testing.assert_array_equal(read(model, cache, [7]), first)
+
+
+def test_an_empty_cache_can_be_snapshotted_and_restored(model: Model) -> None:
+    cache = model.make_cache()
+    snapshot = cache.snapshot()
+    assert (snapshot.offset, snapshot.nbytes, cache.nbytes, cache.arrays) == (0, 0, 0, [])
+    first = read(model, cache, [1, 2, 3])
+    cache.restore(snapshot)
+    assert cache.offset == 0
+    np.testing.assert_array_equal(read(model, cache, [1, 2, 3]), first)
+
+
+def test_a_ring_that_went_round_can_drop_one_token_and_no_more(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, list(range(WINDOW + 5)))
+    assert cache.can_trim(0)
+    assert cache.can_trim(1)
+    assert not cache.can_trim(2)
+    with pytest.raises(UsageError, match="take a snapshot"):
+        cache.trim(2)
+    assert cache.offset == WINDOW + 5
+
+
+@pytest.mark.parametrize("tokens", [-1, 5])
+def test_dropping_what_is_not_there_is_refused(model: Model, tokens: int) -> None:
+    cache = model.make_cache()
+    read(model, cache, [1, 2, 3, 4])
+    assert not cache.can_trim(tokens)
+    with pytest.raises(UsageError, match="that holds 4"):
+        cache.trim(tokens)
+
+
+def test_a_snapshot_of_another_cache_is_refused(model: Model) -> None:
+    one, other = model.make_cache(), model.make_cache()
+    assert not one.can_restore(other.snapshot())
+    with pytest.raises(UsageError, match="another KV cache"):
+        one.restore(other.snapshot())
+
+
+def test_going_back_without_writing_keeps_later_snapshots(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, list(range(10)))
+    early = cache.snapshot()
+    read(model, cache, list(range(10)))
+    late = cache.snapshot()
+    cache.restore(early)
+    cache.restore(late)
+    assert cache.offset == 20
+    cache.restore(early)
+    read(model, cache, [1])
+    assert not cache.can_restore(late)
+    assert cache.can_restore(early)
+
+
+def test_a_small_step_back_does_not_hide_a_larger_one_before_it(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, list(range(5)))
+    early = cache.snapshot()
+    read(model, cache, list(range(15)))
+    late = cache.snapshot()
+    cache.restore(early)
+    read(model, cache, list(range(25)))
+    cache.trim(1)
+    read(model, cache, [1])
+    assert not cache.can_restore(late)
+    assert cache.can_restore(early)
+
+
+@pytest.mark.parametrize(("tokens", "capacity"), [(1, 256), (255, 256), (256, 256), (257, 512), (600, 768)])
+def test_full_layers_grow_in_steps_and_rings_never(tokens: int, capacity: int) -> None:
+    full, sliding = FullLayerCache(), SlidingLayerCache(128)
+    rows = mx.ones((2, 6, tokens, 4))
+    assert full.append(rows).shape == (2, 6, capacity, 4)
+    assert sliding.extend(rows).shape == (2, 6, tokens, 4)
+    assert sliding.arrays[0].shape == (2, 6, 128, 4)
+    assert capacity % GROWTH_TOKENS == 0
+
+
+def test_the_size_of_a_cache_is_what_the_config_says() -> None:
+    config = ModelConfig.from_dict(tiny_config())
+    cache = KVCache(config)
+    for layer in cache.layers:
+        rows = mx.zeros((1, 4, 512, 16), dtype=mx.bfloat16)
+        mx.eval(layer.append(rows) if isinstance(layer, FullLayerCache) else layer.extend(rows))
+    assert cache.nbytes == 512 * config.kv_bytes_per_token() + config.kv_window_bytes()
+    assert PRESETS["20b"].kv_bytes_per_token() == 24_576
+    assert PRESETS["20b"].kv_window_bytes() == 3_145_728
+
+
+def test_writing_one_token_never_copies_the_buffer() -> None:
+    cache = FullLayerCache()
+    mx.eval(cache.append(mx.zeros((1, 4, 1 << 16, 16))), cache.append(mx.zeros((1, 4, 1, 16))))
+    rows = mx.ones((1, 4, 1, 16))
+    mx.eval(rows)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for _ in range(3):
+        mx.eval(cache.append(rows))
+    assert mx.get_peak_memory() - before < cache.arrays[0].nbytes / 100
