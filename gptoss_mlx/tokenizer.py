@@ -78,7 +78,7 @@ class Tokenizer:
         """
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            data: Any = json.loads(file.read_bytes())
+            data: Any = json.loads(file.read_bytes().decode("utf-8"))
         except FileNotFoundError as error:
             raise TokenizerError(
                 f"There is no tokenizer at {str(file)!r}; a checkpoint has a tokenizer.json beside its config.json. "

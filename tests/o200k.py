@@ -99,7 +99,7 @@ def tokenizer_json(
                 byte_level,
             ],
         },
-        "post_processor": {**byte_level, "trim_offsets": False, "use_regex": True},
+        "post_processor": {**byte_level, "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
         "decoder": {**byte_level, "add_prefix_space": True, "use_regex": True},
         "model": {
             "type": "BPE",

@@ -24,11 +24,24 @@ SPECIAL_TEXTS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constr
 WORDS = (
     "hello", "What", " is", " 2 + 2?", "\n", "\r\n", "\r", "\t", "  ", "\n\n\n", "1234567", "don't", "Straße", "naïve",
     "你好", "こんにちは", "مرحبا", "שלום", "👩‍👩‍👧‍👦", "🏳️‍🌈", "e\u0301", "\u202f", "\u2028", "\u0085", "\x0b", "\x0c",
-    "\x1c", "\u3000", "\ufeff", "{\"a\": 1}", "// no comment", "def f(x):\n    return x", "】", "†", "\u0000", "\U0001f600",
+    "\x1c", "\u3000", "\ufeff", "{\"a\": 1}", "// no comment",
+    "def f(x):\n    return x", "】", "†", "\u0000", "\U0001f600",
     "<|endoftext|>", "<|reserved_200013|>", "<|", "|>", *SPECIAL_TEXTS,
 )  # fmt: skip
 CHANNELS = (None, None, "analysis", "analysis", "commentary", "final", "final", "", "other", "über")
-RECIPIENTS = (None, None, None, "all", "assistant", "user", "functions.get_weather", "browser.search", "python", "", "x y")
+RECIPIENTS = (
+    None,
+    None,
+    None,
+    "all",
+    "assistant",
+    "user",
+    "functions.get_weather",
+    "browser.search",
+    "python",
+    "",
+    "x y",
+)
 CONTENT_TYPES = (
     None, None, None, "json", "code", "<|constrain|>json", "<|constrain|>", "x<|constrain|>json", " <|constrain|>", "",
     "application/json",
@@ -47,13 +60,15 @@ def json_value(random: Random, depth: int = 0) -> Any:
     if kind == 1:
         return random.choice((0, 1, -1, 10, -(2**63), 2**63, 2**64 - 1, 2**64, 10**25, -(10**20)))
     if kind == 2:
-        return random.choice((0.0, -0.0, 1.0, 0.1, -2.5, 1e-5, 1.5e-5, 1e-7, 1e15, 1e16, 1.5e16, 123456.75, 1e100, 1e-300))
+        return random.choice(
+            (0.0, -0.0, 1.0, 0.1, -2.5, 1e-5, 1.5e-5, 1e-7, 1e15, 1e16, 1.5e16, 123456.75, 1e100, 1e-300)
+        )
     if kind == 3:
         return random.random() < 0.5
     if kind == 4:
         return None
     if kind in (5, 6):
-        return random.choice(("a", "b", "quote \" and \\", "tab\t\x7f\x01", "é"))
+        return random.choice(("a", "b", 'quote " and \\', "tab\t\x7f\x01", "é"))
     if kind == 7:
         return [json_value(random, depth + 1) for _ in range(random.randrange(3))]
     return {text(random, 2): json_value(random, depth + 1) for _ in range(random.randrange(3))}
@@ -81,7 +96,7 @@ def schema(random: Random, depth: int = 0) -> Any:
     if random.random() < 0.2:
         out["title"] = random.choice((text(random, 2), "Title", 1))
     if random.random() < 0.2:
-        out["examples"] = random.choice(([], ["hello", 3, "x\"y"], "none", [text(random, 2)]))
+        out["examples"] = random.choice(([], ["hello", 3, 'x"y'], "none", [text(random, 2)]))
     if random.random() < 0.2:
         out["nullable"] = random.choice((True, True, False, "yes"))
     if random.random() < 0.25:
@@ -89,7 +104,9 @@ def schema(random: Random, depth: int = 0) -> Any:
     if kind == "array" and random.random() < 0.8:
         out["items"] = schema(random, depth + 1)
     if kind == "object" and random.random() < 0.9:
-        keys = [random.choice(("city", "unit", "a b", "", "größe", text(random, 1))) for _ in range(random.randrange(4))]
+        keys = [
+            random.choice(("city", "unit", "a b", "", "größe", text(random, 1))) for _ in range(random.randrange(4))
+        ]
         out["properties"] = {key: schema(random, depth + 1) for key in keys}
         if random.random() < 0.7:
             out["required"] = random.choice(([key for key in keys if random.random() < 0.5], [1], "city", []))

@@ -22,12 +22,24 @@ TAIL_PARTS = ("", "", " to=z", " json", "<|constrain|>json", " <|constrain|>json
 def alphabet(tokenizer: Tokenizer) -> list[int]:
     """Token ids that matter: specials, pieces of headers, bytes that are no UTF-8 on their own."""
     special = tokenizer.special
-    ids = [special.start, special.end, special.message, special.channel, special.constrain, special.return_, special.call]
+    ids = [
+        special.start,
+        special.end,
+        special.message,
+        special.channel,
+        special.constrain,
+        special.return_,
+        special.call,
+    ]
     ids += [special.endoftext, special.startoftext, 200013]
     for piece in PIECES:
         ids += tokenizer.encode(piece)
     ids += [tokenizer.encode("\x00")[0] + step for step in (0, 1)]
-    ids += [token for token in range(256) if len(tokenizer.token_bytes(token)) == 1 and tokenizer.token_bytes(token)[0] > 127]
+    ids += [
+        token
+        for token in range(256)
+        if len(tokenizer.token_bytes(token)) == 1 and tokenizer.token_bytes(token)[0] > 127
+    ]
     ids.append(9552)  # " \xf0\x9f"
     return ids
 

@@ -36,28 +36,74 @@ class Case:
 
 CASES = [
     # vllm-mlx 562, omlx 2216, vllm 28139: a call on the analysis channel is a call
-    Case("call on analysis", f"<|channel|>analysis to={W} code<|message|>{JSON}<|call|>", (("analysis", W, "code", JSON),), False),
+    Case(
+        "call on analysis",
+        f"<|channel|>analysis to={W} code<|message|>{JSON}<|call|>",
+        (("analysis", W, "code", JSON),),
+        False,
+    ),
     # llama.cpp 15181
-    Case("recipient before channel", f" to={W}<|channel|>commentary <|constrain|>json<|message|>{JSON}<|call|>", (CONSTRAINED,), False),
+    Case(
+        "recipient before channel",
+        f" to={W}<|channel|>commentary <|constrain|>json<|message|>{JSON}<|call|>",
+        (CONSTRAINED,),
+        False,
+    ),
     # harmony's own documentation
-    Case("no space before constrain", f"<|channel|>commentary to={W}<|constrain|>json<|message|>{JSON}<|call|>", (CONSTRAINED,), False),
+    Case(
+        "no space before constrain",
+        f"<|channel|>commentary to={W}<|constrain|>json<|message|>{JSON}<|call|>",
+        (CONSTRAINED,),
+        False,
+    ),
     # llama.cpp 15102
-    Case("json glued to the name", f"<|channel|>commentary to=functions.shelljson<|message|>{JSON}<|call|>", (("commentary", "functions.shell", "json", JSON),)),
+    Case(
+        "json glued to the name",
+        f"<|channel|>commentary to=functions.shelljson<|message|>{JSON}<|call|>",
+        (("commentary", "functions.shell", "json", JSON),),
+    ),
     # vllm 31677, 32587, 35906
     Case("channel twice", f"<|channel|>commentary to={W}<|channel|>commentary<|message|>{JSON}<|call|>", (PLAIN_CALL,)),
-    Case("channel twice with type", f"<|channel|>commentary to={W}<|channel|>commentary <|constrain|>json<|message|>{JSON}<|call|>", (CONSTRAINED,)),
+    Case(
+        "channel twice with type",
+        f"<|channel|>commentary to={W}<|channel|>commentary <|constrain|>json<|message|>{JSON}<|call|>",
+        (CONSTRAINED,),
+    ),
     # vllm 35906, 23567
-    Case("type on commentary without recipient", f"<|channel|>commentary <|constrain|>json<|message|>{JSON}<|end|>", (("commentary", None, "<|constrain|>json", JSON),), False),
-    Case("type on final", f"<|channel|>final <|constrain|>json<|message|>{JSON}<|return|>", (("final", None, "<|constrain|>json", JSON),), False),
-    Case("plain type on final", f"<|channel|>final json<|message|>{JSON}<|return|>", (("final", None, "json", JSON),), False),
+    Case(
+        "type on commentary without recipient",
+        f"<|channel|>commentary <|constrain|>json<|message|>{JSON}<|end|>",
+        (("commentary", None, "<|constrain|>json", JSON),),
+        False,
+    ),
+    Case(
+        "type on final",
+        f"<|channel|>final <|constrain|>json<|message|>{JSON}<|return|>",
+        (("final", None, "<|constrain|>json", JSON),),
+        False,
+    ),
+    Case(
+        "plain type on final",
+        f"<|channel|>final json<|message|>{JSON}<|return|>",
+        (("final", None, "json", JSON),),
+        False,
+    ),
     # harmony 60
-    Case("words after the type", f"<|channel|>final <|constrain|>response in short form<|message|>{JSON}<|return|>", (("final", None, "<|constrain|>response", JSON),)),
+    Case(
+        "words after the type",
+        f"<|channel|>final <|constrain|>response in short form<|message|>{JSON}<|return|>",
+        (("final", None, "<|constrain|>response", JSON),),
+    ),
     # vllm 35906
     Case("no start before the channel", THOUGHT + "<|channel|>final<|message|>hi<|return|>", (SO, HI)),
     # unsloth 5162
     Case("start missing before the role", THOUGHT + "assistant<|channel|>final<|message|>hi<|return|>", (SO, HI)),
     # vllm 22515, 22519, harmony 60
-    Case("header as text after a call", GOOD_CALL[len("<|start|>assistant") :] + f"commentary to={W} json<|message|>{JSON}<|call|>", (CONSTRAINED, JSON_CALL)),
+    Case(
+        "header as text after a call",
+        GOOD_CALL[len("<|start|>assistant") :] + f"commentary to={W} json<|message|>{JSON}<|call|>",
+        (CONSTRAINED, JSON_CALL),
+    ),
     # vllm 50690, 56216
     Case("two ends", THOUGHT + "<|return|>", (SO,)),
     # vllm 43408, sglang 9097
@@ -72,43 +118,102 @@ CASES = [
     Case("no message before JSON", f"<|channel|>final {JSON}<|return|>", (("final", None, None, JSON),)),
     Case("no message before glued JSON", f"<|channel|>final{JSON}<|return|>", (("final", None, None, JSON),)),
     Case("no message in a call", f"<|channel|>commentary to={W} <|constrain|>json{JSON}<|call|>", (CONSTRAINED,)),
-    Case("no message before prose", "<|channel|>analysis We need to think.<|end|>" + GOOD_FINAL, (("analysis", None, None, "We need to think."), HI)),
-    Case("no message in a later message", THOUGHT + "<|start|>assistant<|channel|>final All is well.<|return|>", (SO, ("final", None, None, "All is well."))),
+    Case(
+        "no message before prose",
+        "<|channel|>analysis We need to think.<|end|>" + GOOD_FINAL,
+        (("analysis", None, None, "We need to think."), HI),
+    ),
+    Case(
+        "no message in a later message",
+        THOUGHT + "<|start|>assistant<|channel|>final All is well.<|return|>",
+        (SO, ("final", None, None, "All is well.")),
+    ),
     # llama.cpp 27720
     Case("channel word doubled", "<|channel|>commentary?commentary?<|end|>" + GOOD_CALL, (CONSTRAINED,)),
-    Case("channel word doubled before a message", "<|channel|>commentary?commentary?<|message|>hm<|end|>", (("commentary", None, None, "hm"),)),
-    Case("rubbish after the channel", "<|channel|>commentary 2?<|end|>" + GOOD_CALL, (("commentary", None, None, "2?"), CONSTRAINED)),
-    Case("free text for a channel", "<|channel|>?? free text<|end|>" + GOOD_FINAL, (("final", None, None, "?? free text"), HI)),
+    Case(
+        "channel word doubled before a message",
+        "<|channel|>commentary?commentary?<|message|>hm<|end|>",
+        (("commentary", None, None, "hm"),),
+    ),
+    Case(
+        "rubbish after the channel",
+        "<|channel|>commentary 2?<|end|>" + GOOD_CALL,
+        (("commentary", None, None, "2?"), CONSTRAINED),
+    ),
+    Case(
+        "free text for a channel",
+        "<|channel|>?? free text<|end|>" + GOOD_FINAL,
+        (("final", None, None, "?? free text"), HI),
+    ),
     Case("header given up", "<|channel|>commentary to=assistant<|channel|>commentary?" + GOOD_CALL, (CONSTRAINED,)),
     # llama.cpp 21286: "assistant" is no tool
-    Case("addressed to itself", "<|channel|>commentary to=assistant<|message|>hm<|end|>", (("commentary", "assistant", None, "hm"),), False),
+    Case(
+        "addressed to itself",
+        "<|channel|>commentary to=assistant<|message|>hm<|end|>",
+        (("commentary", "assistant", None, "hm"),),
+        False,
+    ),
     # harmony 38
-    Case("dashes in the header", f"<|channel|>commentary ––commentary to={W} json<|message|>{JSON}<|call|>", (JSON_CALL,)),
+    Case(
+        "dashes in the header", f"<|channel|>commentary ––commentary to={W} json<|message|>{JSON}<|call|>", (JSON_CALL,)
+    ),
     # llama.cpp 25321, harmony 33, 80
     Case("prose without markup", "I'm sorry, but no.", (("final", None, None, "I'm sorry, but no."),)),
     Case("prose ended by return", "I must refuse.<|return|>", (("final", None, None, "I must refuse."),)),
-    Case("prose, then a sound message", "I must refuse.<|end|>" + GOOD_FINAL, (("final", None, None, "I must refuse."), HI)),
+    Case(
+        "prose, then a sound message",
+        "I must refuse.<|end|>" + GOOD_FINAL,
+        (("final", None, None, "I must refuse."), HI),
+    ),
     Case("JSON without markup", JSON, (("final", None, None, JSON),)),
     # sglang 31019, vllm 35906
     Case("JSON right after the analysis", THOUGHT + JSON + "<|return|>", (SO, ("final", None, None, JSON))),
-    Case("prose that begins like a header", THOUGHT + "final answer: 4<|return|>", (SO, ("final", None, None, "final answer: 4"))),
+    Case(
+        "prose that begins like a header",
+        THOUGHT + "final answer: 4<|return|>",
+        (SO, ("final", None, None, "final answer: 4")),
+    ),
     # TensorRT-LLM 9256: without a recipient it is text for the reader
-    Case("arguments without recipient", f"<|channel|>commentary<|message|>{JSON}<|call|>", (("commentary", None, None, JSON),), False),
+    Case(
+        "arguments without recipient",
+        f"<|channel|>commentary<|message|>{JSON}<|call|>",
+        (("commentary", None, None, JSON),),
+        False,
+    ),
     # sglang 10576, mlxcel 658
     Case("call ended by return", f"<|channel|>commentary to={W}<|message|>{JSON}<|return|>", (PLAIN_CALL,), False),
     Case("call ended by the stream", f"<|channel|>commentary to={W}<|message|>{JSON}", (PLAIN_CALL,), False),
     # mlx-lm 875: an invented result is read as what it claims to be (generation stops at the call)
-    Case("invented result", GOOD_CALL[len("<|start|>assistant") :] + f"<|start|>{W} to=assistant<|channel|>commentary<|message|>12<|end|>" + GOOD_FINAL, (CONSTRAINED, ("commentary", "assistant", None, "12"), HI), False),
+    Case(
+        "invented result",
+        GOOD_CALL[len("<|start|>assistant") :]
+        + f"<|start|>{W} to=assistant<|channel|>commentary<|message|>12<|end|>"
+        + GOOD_FINAL,
+        (CONSTRAINED, ("commentary", "assistant", None, "12"), HI),
+        False,
+    ),
     # ollama 11704
-    Case("analysis to itself", " to=assistant<|channel|>analysis code<|message|>x<|end|>", (("analysis", "assistant", "code", "x"),), False),
+    Case(
+        "analysis to itself",
+        " to=assistant<|channel|>analysis code<|message|>x<|end|>",
+        (("analysis", "assistant", "code", "x"),),
+        False,
+    ),
     # vllm 35906, llama.cpp 15110
-    Case("channel within a message", "<|channel|>analysis<|message|>so<|channel|>final<|message|>hi<|return|>", (SO, HI)),
+    Case(
+        "channel within a message", "<|channel|>analysis<|message|>so<|channel|>final<|message|>hi<|return|>", (SO, HI)
+    ),
     Case("start within a message", "<|channel|>analysis<|message|>so" + GOOD_FINAL, (SO, HI)),
     Case("endoftext within a message", "<|channel|>final<|message|>hi<|endoftext|>", (HI,)),
     Case("message within a message", "<|channel|>final<|message|>h<|message|>i<|return|>", (HI,)),
     Case("constrain within a message", "<|channel|>final<|message|>h<|constrain|>i<|return|>", (HI,)),
     # llama.cpp 15181, vllm-mlx 50
-    Case("narrow no-break space after the recipient", f"<|channel|>commentary to={W}\u202f<|message|>{JSON}<|call|>", (PLAIN_CALL,), False),
+    Case(
+        "narrow no-break space after the recipient",
+        f"<|channel|>commentary to={W}\u202f<|message|>{JSON}<|call|>",
+        (PLAIN_CALL,),
+        False,
+    ),
     Case("newlines in the header", f"\n<|channel|>commentary\nto={W}\n<|message|>{JSON}<|call|>", (PLAIN_CALL,), False),
     Case("newlines between messages", THOUGHT + "\n\n" + GOOD_FINAL, (SO, HI), False),
     Case("no role after start", THOUGHT + "<|start|><|channel|>final<|message|>hi<|return|>", (SO, HI)),
@@ -120,8 +225,10 @@ CASES = [
     Case("cut in a role", THOUGHT + "<|start|>assist", (SO,)),
     Case("nothing at all", "", (), False),
     Case("only an end", "<|return|>", ()),
-    Case("padding after the answer", GOOD_FINAL[len("<|start|>assistant") :] + "<|endoftext|><|endoftext|>", (HI,), False),
-]  # fmt: skip
+    Case(
+        "padding after the answer", GOOD_FINAL[len("<|start|>assistant") :] + "<|endoftext|><|endoftext|>", (HI,), False
+    ),
+]
 
 
 def read(stream: list[int], tokenizer: Tokenizer) -> tuple[StreamParser, list[ParserEvent]]:
@@ -181,8 +288,10 @@ def test_special_tokens_in_plain_characters_are_read_like_special_tokens(case: C
 def test_special_tokens_in_plain_characters_stay_text_in_a_sound_message(tokenizer: Tokenizer) -> None:
     text = "harmony closes a message with <|end|> and opens one with <|start|>assistant<|channel|>final<|message|>"
     stream = [
-        *tokenizer.encode_with_special("<|channel|>final<|message|>"), *tokenizer.encode(text), tokenizer.special.return_,
-    ]  # fmt: skip
+        *tokenizer.encode_with_special("<|channel|>final<|message|>"),
+        *tokenizer.encode(text),
+        tokenizer.special.return_,
+    ]
     parser, _ = read(stream, tokenizer)
     assert [seen(message) for message in parser.messages] == [("final", None, None, text)]
     assert not parser.warnings
@@ -226,7 +335,9 @@ def test_a_long_text_without_message_streams_before_its_end(tokenizer: Tokenizer
 
 def test_prose_without_markup_streams_from_its_first_word(tokenizer: Tokenizer) -> None:
     parser = StreamParser(tokenizer)
-    events = [event_text(event) for token in tokenizer.encode("Hello there, how are you?") for event in parser.feed(token)]
+    events = [
+        event_text(event) for token in tokenizer.encode("Hello there, how are you?") for event in parser.feed(token)
+    ]
     assert "".join(events) == "Hello there, how are you?"
 
 

@@ -112,7 +112,9 @@ def test_an_id_outside_the_vocabulary_is_an_error(tokenizer: Tokenizer) -> None:
         StreamParser(tokenizer).feed(VOCAB_SIZE)
 
 
-@pytest.mark.parametrize("piece", ["<|channel|>", "<|start|>", "<|message|>", "<|end|>", "\n", " hello", "<", " to=a", "{"])
+@pytest.mark.parametrize(
+    "piece", ["<|channel|>", "<|start|>", "<|message|>", "<|end|>", "\n", " hello", "<", " to=a", "{"]
+)
 @pytest.mark.parametrize("opening", ["", "<|channel|>", "<|channel|>final<|message|>"])
 def test_long_streams_take_time_in_proportion_to_their_length(opening: str, piece: str, tokenizer: Tokenizer) -> None:
     # Counted in work, not in seconds: a quadratic parser would touch 10^8 items here and time out.
