@@ -1,0 +1,123 @@
+"""Generation on a random model: the order of work changes nothing, forced tokens and limits hold, logits agree."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
+from gptoss_mlx.generate import Generation, Step, all_logits, token_logprobs
+from gptoss_mlx.model import Model
+from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.weights import load_model
+from tests.random_checkpoint import random_checkpoint
+
+PROMPT = [int(token) for token in np.random.default_rng(3).integers(0, 60, 150)]
+GREEDY = Sampling(temperature=0, logprobs=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    folder: Path = tmp_path_factory.mktemp("random")
+    random_checkpoint(folder, seed=5)
+    return load_model(folder, dtype=mx.float32)
+
+
+def start(
+    model: Model, prompt: list[int], sampling: Sampling = GREEDY, *, chunk: int = 512, limit: int = 4096
+) -> Generation:
+    generation = Generation(model, model.make_cache(), sampling, context_limit=limit, prefill_chunk=chunk)
+    for _ in generation.prefill(prompt):
+        pass
+    return generation
+
+
+def steps(generation: Generation, count: int) -> list[Step]:
+    return [generation.next_step() for _ in range(count)]
+
+
+def test_decoding_takes_the_most_probable_token_of_a_cold_forward_pass_each_time(model: Model):
+    generation = start(model, PROMPT)
+    context = list(PROMPT)
+    for step in steps(generation, 12):
+        logits = np.array(all_logits(model, context)[-1])
+        assert step.token == int(logits.argmax())
+        assert step.logprob is not None
+        assert step.logprob == pytest.approx(float(logits.max() - np.logaddexp.reduce(logits)), abs=1e-4)
+        context.append(step.token)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 127, 128, 129, 149, 150])
+def test_the_prefill_chunk_changes_no_token(model: Model, chunk: int):
+    expected = [step.token for step in steps(start(model, PROMPT), 8)]
+    assert [step.token for step in steps(start(model, PROMPT, chunk=chunk), 8)] == expected
+
+
+def test_prefill_tells_how_far_it_is(model: Model):
+    generation = Generation(model, model.make_cache(), GREEDY, context_limit=4096, prefill_chunk=64)
+    assert list(generation.prefill(PROMPT)) == [(0, 150), (64, 150), (128, 150), (150, 150)]
+    assert generation.length == 150
+
+
+def test_a_prompt_that_is_partly_in_the_cache_is_read_from_there_on(model: Model):
+    expected = [step.token for step in steps(start(model, PROMPT), 8)]
+    cache = model.make_cache()
+    mx.eval(model(mx.array([PROMPT[:100]]), cache))
+    generation = Generation(model, cache, GREEDY, context_limit=4096)
+    assert next(iter(generation.prefill(PROMPT))) == (100, 150)
+    assert [step.token for step in steps(generation, 8)] == expected
+
+
+def test_forced_tokens_take_the_place_of_drawn_ones_and_the_model_goes_on_from_there(model: Model):
+    generation = start(model, PROMPT)
+    first = steps(generation, 2)
+    generation.force([5, 6, 7])
+    forced = steps(generation, 3)
+    assert [(step.token, step.forced) for step in forced] == [(5, True), (6, True), (7, True)]
+    after = generation.next_step()
+    context = [*PROMPT, *(step.token for step in first), 5, 6, 7]
+    assert after.token == int(np.array(all_logits(model, context)[-1]).argmax())
+
+
+def test_the_context_limit_is_never_passed(model: Model):
+    generation = start(model, PROMPT[:10], limit=14)
+    steps(generation, 4)
+    assert generation.exhausted
+    with pytest.raises(ContextOverflow):
+        generation.force([1])
+    with pytest.raises(ContextOverflow, match="10 tokens and the context length is 10"):
+        start(model, PROMPT[:10], limit=10)
+
+
+def test_prefill_can_be_cancelled_between_two_chunks(model: Model):
+    generation = Generation(model, model.make_cache(), GREEDY, context_limit=4096, prefill_chunk=10)
+    seen: list[int] = []
+    progress = (done for done, _ in generation.prefill(PROMPT, cancelled=lambda: len(seen) > 3))
+    with pytest.raises(Cancelled, match="30 of 150"):
+        seen.extend(progress)
+    assert seen == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"), [([], "no tokens"), ([1, 64], "64 is outside"), ([-1], "-1 is outside")]
+)
+def test_a_prompt_that_the_model_cannot_read_is_refused(model: Model, prompt: list[int], message: str):
+    with pytest.raises(UsageError, match=message):
+        start(model, prompt)
+
+
+def test_logits_and_logprobs_do_not_depend_on_the_chunk(model: Model):
+    logits = np.array(all_logits(model, PROMPT))
+    assert logits.shape == (150, 64)
+    np.testing.assert_allclose(np.array(all_logits(model, PROMPT, prefill_chunk=33)), logits, atol=1e-4)
+    expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, PROMPT[1:], strict=False)]
+    for chunk in (512, 33, 1):
+        np.testing.assert_allclose(np.array(token_logprobs(model, PROMPT, prefill_chunk=chunk)), expected, atol=1e-4)
+    assert token_logprobs(model, [3]).shape == (0,)
+
+
+def test_a_seed_makes_a_run_reproducible(model: Model):
+    runs = [[step.token for step in steps(start(model, PROMPT, Sampling(seed=seed)), 20)] for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
