@@ -174,7 +174,11 @@ class Engine:
         _live.add(self)
         self._thread.start()
         if wait:
-            self.wait_until_loaded()
+            try:
+                self.wait_until_loaded()
+            except BaseException:
+                self.close()
+                raise
 
     def wait_until_loaded(self) -> None:
         """Blocks until the model is there; raises what loading raised."""

@@ -66,7 +66,7 @@ def test_a_prompt_that_is_partly_in_the_cache_is_read_from_there_on(model: Model
     cache = model.make_cache()
     mx.eval(model(mx.array([PROMPT[:100]]), cache))
     generation = Generation(model, cache, GREEDY, context_limit=4096)
-    assert next(iter(generation.prefill(PROMPT))) == (100, 150)
+    assert list(generation.prefill(PROMPT)) == [(100, 150), (150, 150)]
     assert [step.token for step in steps(generation, 8)] == expected
 
 
