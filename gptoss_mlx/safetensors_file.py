@@ -166,8 +166,9 @@ def _read_by_index(index: Path) -> dict[str, TensorEntry]:
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise WeightsError(f"{index}: weight_map is no map of tensor names to file names; download the index again")
     entries: dict[str, TensorEntry] = {}
-    for file in sorted(set(weight_map.values())):
-        for entry in read_header(_shard(index, file)):
+    shards = {file: _shard(index, file) for file in sorted(set(weight_map.values()))}
+    for file, path in shards.items():
+        for entry in read_header(path):
             if weight_map.get(entry.name) != file:
                 found = weight_map.get(entry.name, "nothing")
                 raise WeightsError(f"{index} maps tensor {entry.name} to {found}; expected {file}, which holds it")
@@ -175,7 +176,7 @@ def _read_by_index(index: Path) -> dict[str, TensorEntry]:
     for name, file in weight_map.items():
         if name not in entries:
             raise WeightsError(
-                f"{index.parent / file} holds no tensor {name}; expected it by {index.name}; download the file again"
+                f"{shards[file]} holds no tensor {name}; expected it by {index.name}; download the file again"
             )
     return entries
 

@@ -171,7 +171,8 @@ class _Loader:
         self._progress = progress
         self._total_bytes = sum(entry.nbytes for entry in entries.values())
         self._done_bytes = 0
-        self._taken: list[TensorEntry] = []
+        self._finite: dict[str, mx.array] = {}
+        """Of every tensor taken since the last `_finish`: whether its values are finite, not computed yet."""
         self._open_file = cache(_open_lazily)
 
     def load(self) -> Model:
@@ -179,105 +180,100 @@ class _Loader:
         embedding = self._tensor("model.embed_tokens.weight")
         # Only rows of it are ever read, so it may stay as short as it is stored.
         embedding = embedding if embedding.itemsize == 2 else embedding.astype(self._dtype)
-        self._finish([embedding], {})
-        layers = [self._layer(n) for n in range(config.num_hidden_layers)]
-        norm, lm_head = self._dense("model.norm.weight"), self._dense("lm_head.weight")
-        self._finish([norm, lm_head], {"model.norm.weight": _all_finite(norm)})
-        return Model(
-            config,
-            embedding=embedding,
-            layers=layers,
-            norm=Norm(norm, config.rms_norm_eps),
-            lm_head=Linear(lm_head),
-            dtype=self._dtype,
-        )
+        self._finish(embedding)
+        layers = [self._layer(f"model.layers.{number}.") for number in range(config.num_hidden_layers)]
+        norm, lm_head = self._norm("model.norm"), Linear(self._dense("lm_head.weight"))
+        self._finish(norm.weight, lm_head.weight)
+        return Model(config, embedding=embedding, layers=layers, norm=norm, lm_head=lm_head, dtype=self._dtype)
 
-    def _layer(self, number: int) -> DecoderLayer:
-        config, prefix = self._config, f"model.layers.{number}."
-        small = {
-            name: self._dense(prefix + name)
-            for name in (
-                "input_layernorm.weight",
-                "post_attention_layernorm.weight",
-                "self_attn.sinks",
-                "self_attn.q_proj.bias",
-                "self_attn.k_proj.bias",
-                "self_attn.v_proj.bias",
-                "self_attn.o_proj.bias",
-                "mlp.router.weight",
-                "mlp.router.bias",
-                "mlp.experts.gate_up_proj_bias",
-                "mlp.experts.down_proj_bias",
-            )
-        }
-        gate_up_blocks, gate_up_scales = self._mxfp4(f"{prefix}mlp.experts.gate_up_proj")
-        down_blocks, down_scales = self._mxfp4(f"{prefix}mlp.experts.down_proj")
+    def _layer(self, prefix: str) -> DecoderLayer:
+        config = self._config
         attention = Attention(
-            norm=Norm(small["input_layernorm.weight"], config.rms_norm_eps),
-            qkv=Linear(
-                mx.concatenate([self._dense(f"{prefix}self_attn.{name}_proj.weight") for name in "qkv"]),
-                mx.concatenate([small[f"self_attn.{name}_proj.bias"] for name in "qkv"]),
-            ),
-            output=Linear(self._dense(f"{prefix}self_attn.o_proj.weight"), small["self_attn.o_proj.bias"]),
-            sinks=small["self_attn.sinks"],
+            norm=self._norm(f"{prefix}input_layernorm"),
+            qkv=self._stacked([f"{prefix}self_attn.{name}_proj" for name in "qkv"]),
+            output=self._stacked([f"{prefix}self_attn.o_proj"]),
+            sinks=self._dense(f"{prefix}self_attn.sinks"),
             heads=Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim),
         )
         experts = Experts(
-            norm=Norm(small["post_attention_layernorm.weight"], config.rms_norm_eps),
-            router=Linear(small["mlp.router.weight"], small["mlp.router.bias"]),
-            gate_up=ExpertLinear(gate_up_blocks, gate_up_scales, small["mlp.experts.gate_up_proj_bias"]),
-            down=ExpertLinear(down_blocks, down_scales, small["mlp.experts.down_proj_bias"]),
+            norm=self._norm(f"{prefix}post_attention_layernorm"),
+            router=self._stacked([f"{prefix}mlp.router"]),
+            gate_up=self._expert_linear(f"{prefix}mlp.experts.gate_up_proj"),
+            down=self._expert_linear(f"{prefix}mlp.experts.down_proj"),
             experts_per_token=config.num_experts_per_tok,
             swiglu_limit=config.swiglu_limit,
             swiglu_alpha=config.swiglu_alpha,
         )
-        checks = {prefix + name: _all_finite(array) for name, array in small.items()}
-        checks[f"{prefix}mlp.experts.gate_up_proj_scales"] = gate_up_scales.max() != NAN_SCALE
-        checks[f"{prefix}mlp.experts.down_proj_scales"] = down_scales.max() != NAN_SCALE
-        arrays = [
-            attention.qkv.weight,
-            attention.output.weight,
-            gate_up_blocks,
-            down_blocks,
-            gate_up_scales,
-            down_scales,
-        ]
-        assert attention.qkv.bias is not None
-        self._finish([*arrays, attention.qkv.bias, *small.values()], checks)
+        self._finish(
+            attention.norm.weight,
+            *_arrays(attention.qkv),
+            *_arrays(attention.output),
+            attention.sinks,
+            experts.norm.weight,
+            *_arrays(experts.router),
+            *_arrays(experts.gate_up),
+            *_arrays(experts.down),
+        )
         return DecoderLayer(attention, experts)
 
     def _tensor(self, name: str) -> mx.array:
         """The tensor as it is stored; read when it is first evaluated."""
         entry = self._entries[name]
-        self._taken.append(entry)
-        return self._open_file(entry.file)[name]
+        array = self._open_file(entry.file)[name]
+        if entry.dtype in FLOAT_DTYPES:
+            # A sum is NaN or infinite when any of its terms is, and takes one pass without a second array of the size.
+            self._finite[name] = mx.isfinite(array.sum(axis=-1)).all()
+        elif name.endswith("_scales"):
+            self._finite[name] = array.max() != NAN_SCALE
+        else:
+            self._finite[name] = mx.array(True)
+        return array
 
     def _dense(self, name: str) -> mx.array:
         return self._tensor(name).astype(self._dtype)
 
-    def _mxfp4(self, name: str) -> tuple[mx.array, mx.array]:
-        """A projection's blocks as uint32 words and its scales, on the file's own bytes."""
+    def _norm(self, name: str) -> Norm:
+        return Norm(self._dense(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def _stacked(self, names: list[str]) -> Linear:
+        """Projections of the same input as one, their outputs one after the other."""
+        weights, biases = ([self._dense(f"{name}.{part}") for name in names] for part in ("weight", "bias"))
+        return Linear(
+            weights[0] if len(names) == 1 else mx.concatenate(weights),
+            biases[0] if len(names) == 1 else mx.concatenate(biases),
+        )
+
+    def _expert_linear(self, name: str) -> ExpertLinear:
+        """A projection of all experts, on the file's own bytes: sixteen of them are four 32-bit words."""
         blocks, scales = self._tensor(f"{name}_blocks"), self._tensor(f"{name}_scales")
         experts, out, groups, _ = blocks.shape
-        return blocks.view(mx.uint32).reshape(experts, out, groups * 4), scales
+        return ExpertLinear(
+            blocks.view(mx.uint32).reshape(experts, out, groups * 4), scales, self._dense(f"{name}_bias")
+        )
 
-    def _finish(self, arrays: list[mx.array], checks: Mapping[str, mx.array]) -> None:
-        """Reads `arrays`, holds the named `checks` against them, and reports the bytes read."""
-        names = ", ".join(sorted({str(entry.file) for entry in self._taken}))
+    def _finish(self, *arrays: mx.array) -> None:
+        """Reads `arrays`, refuses values that are not finite, and reports the bytes read."""
+        entries = [self._entries[name] for name in self._finite]
         try:
-            mx.eval(arrays, list(checks.values()))
+            mx.eval(arrays, list(self._finite.values()))
         except RuntimeError as error:
-            raise WeightsError(f"{names} cannot be read: {error}") from error
-        for name, passed in checks.items():
-            if not passed.item():
-                entry = self._entries[name]
+            files = " or ".join(sorted({str(entry.file) for entry in entries}))
+            raise WeightsError(f"{files} cannot be read: {error}") from error
+        for entry in entries:
+            if not self._finite[entry.name].item():
                 found = "a scale byte of 255, which is NaN" if entry.dtype == "U8" else "NaN or infinity"
                 raise WeightsError(
-                    f"{entry.file}: tensor {name} holds {found}; expected finite values; download the file again"
+                    f"{entry.file}: tensor {entry.name} holds {found}; expected finite values; download the file again"
                 )
-        self._done_bytes += sum(entry.nbytes for entry in self._taken)
-        self._taken.clear()
+        self._finite.clear()
+        self._done_bytes += sum(entry.nbytes for entry in entries)
         self._progress(self._done_bytes, self._total_bytes)
+
+
+def _arrays(linear: Linear | ExpertLinear) -> list[mx.array]:
+    if isinstance(linear, ExpertLinear):
+        return [linear.blocks, linear.scales, linear.bias]
+    return [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
 
 
 def _open_lazily(file: Path) -> dict[str, mx.array]:
@@ -288,10 +284,6 @@ def _open_lazily(file: Path) -> dict[str, mx.array]:
         raise WeightsError(f"{file} cannot be read: {error}") from error
     assert isinstance(arrays, dict)
     return arrays
-
-
-def _all_finite(array: mx.array) -> mx.array:
-    return mx.isfinite(array).all()
 
 
 def _first_of(names: list[str]) -> str:

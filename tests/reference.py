@@ -1,7 +1,7 @@
 """gpt-oss in float64 numpy, written from the description of the model and sharing no code with the package.
 
-Slow and plain on purpose: one function per operation, one loop per thing that the description says in words. Arrays have no
-batch dimension: `[seq, …]`.
+Slow and plain on purpose: one function per operation, one loop per thing that the description says in words. Arrays
+have no batch dimension: `[seq, …]`.
 """
 
 import math

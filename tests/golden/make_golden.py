@@ -1,11 +1,13 @@
-"""Makes the golden files with transformers, in float32: `python -m tests.golden.make_golden` from the repository's root.
+"""Makes the golden files with transformers, in float32: `python -m tests.golden.make_golden` from the repository's
+root.
 
-Needs the `train` extra (torch, transformers). The reference is GptOssForCausalLM with its experts dequantised and eager
-attention; see `cases.py` for the models.
+Needs the `train` extra (torch, transformers). The reference is GptOssForCausalLM with its experts dequantised and
+eager attention; see `cases.py` for the models.
 """
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +33,9 @@ def golden_logits(case: GoldenCase) -> np.ndarray:
     return logits[0, case.positions].numpy()
 
 
-def golden_ropes() -> dict[str, np.ndarray]:
+def golden_ropes() -> dict[str, Any]:
     """transformers' YaRN frequencies and attention factors."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for number, rope in enumerate(ROPES):
         parameters = {**YARN, "rope_type": "yarn", "rope_theta": rope["rope_theta"], "truncate": rope["truncate"]}
         config = transformers.GptOssConfig(head_dim=rope["head_dim"], rope_parameters=parameters)

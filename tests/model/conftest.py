@@ -53,7 +53,8 @@ class LoadedCase:
 def loaded_cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedCase]:
     folder: Path = tmp_path_factory.mktemp("golden")
     return {
-        case.name: LoadedCase(case, load_model(case.write_checkpoint(folder / case.name), dtype=mx.float32)) for case in CASES
+        case.name: LoadedCase(case, load_model(case.write_checkpoint(folder / case.name), dtype=mx.float32))
+        for case in CASES
     }
 
 

@@ -89,7 +89,9 @@ STEPS = st.lists(
 
 @given(steps=STEPS, seed=st.integers(0, 2**16))
 @settings(max_examples=60, deadline=None)
-def test_any_mix_of_reading_and_going_back_equals_a_cold_model(model: Model, steps: list[tuple[str, int]], seed: int) -> None:
+def test_any_mix_of_reading_and_going_back_equals_a_cold_model(
+    model: Model, steps: list[tuple[str, int]], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     cache, oracle = model.make_cache(), Oracle()
     snapshots: list[tuple[Snapshot, tuple[list[int], list[int], dict[int, tuple[int, int]]]]] = []
@@ -130,7 +132,10 @@ def test_any_mix_of_reading_and_going_back_equals_a_cold_model(model: Model, ste
 def test_any_chunks_give_the_same_logits(model: Model, cuts: list[int]) -> None:
     tokens = np.random.default_rng(1).integers(0, 64, sum(cuts)).tolist()
     cache = model.make_cache()
-    parts = [read(model, cache, tokens[stop - cut : stop]) for cut, stop in zip(cuts, itertools.accumulate(cuts), strict=True)]
+    parts = [
+        read(model, cache, tokens[stop - cut : stop])
+        for cut, stop in zip(cuts, itertools.accumulate(cuts), strict=True)
+    ]
     assert relative_errors(np.concatenate(parts), read(model, model.make_cache(), tokens)).max() < 1e-5
 
 

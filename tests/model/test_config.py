@@ -31,7 +31,12 @@ def test_every_value_is_read_under_its_hugging_face_name() -> None:
     assert (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads) == (4, 8, 2)
     assert (config.num_local_experts, config.num_experts_per_tok) == (8, 4)
     assert config.layer_types == ("sliding_attention", "full_attention") * 2
-    assert (config.swiglu_limit, config.swiglu_alpha, config.sliding_window, config.rms_norm_eps) == (5.0, 1.702, 99, 1e-6)
+    assert (config.swiglu_limit, config.swiglu_alpha, config.sliding_window, config.rms_norm_eps) == (
+        5.0,
+        1.702,
+        99,
+        1e-6,
+    )
     assert (config.rope.theta, config.rope.factor, config.rope.truncate) == (150000.0, 32.0, False)
     assert config.rope.attention_factor == pytest.approx(1.3465735902799727)
     assert config.eos_token_ids == (61,)
@@ -84,7 +89,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"intermediate_size": 33}, r"intermediate_size is 33; expected a multiple of 32"),
     ({"head_dim": 15}, r"head_dim is 15; expected an even number"),
     ({"num_key_value_heads": 3}, r"num_attention_heads is 8; expected a multiple of num_key_value_heads, 3"),
-    ({"num_experts_per_tok": 9, "experts_per_token": 9}, r"num_experts_per_tok is 9; expected at most num_local_experts, 8"),
+    (
+        {"num_experts_per_tok": 9, "experts_per_token": 9},
+        r"num_experts_per_tok is 9; expected at most num_local_experts, 8",
+    ),
     ({"experts_per_token": 3}, r"experts_per_token is 3; expected 4, the same as num_experts_per_tok"),
     ({"rms_norm_eps": 0}, r"rms_norm_eps is 0; expected a number above 0"),
     ({"rms_norm_eps": float("nan")}, r"rms_norm_eps is nan"),
@@ -99,7 +107,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tie_word_embeddings": 0}, r"tie_word_embeddings is 0; expected False"),
     ({"quantization_config": None}, r"quantization_config is missing"),
     ({"quantization_config": {"quant_method": "awq"}}, r"quantization_config\.quant_method is 'awq'; expected 'mxfp4'"),
-    ({"quantization_config": {"quant_method": "mxfp4", "bits": 8}}, r"quantization_config\.bits is 8; expected no such key"),
+    (
+        {"quantization_config": {"quant_method": "mxfp4", "bits": 8}},
+        r"quantization_config\.bits is 8; expected no such key",
+    ),
     ({"rope_scaling": None}, r"rope_parameters is missing"),
     ({"rope_scaling": "yarn"}, r"rope_scaling is 'yarn'; expected a JSON object"),
     ({"rope_theta": None}, r"rope_theta is missing"),
@@ -117,7 +128,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (rope(mscale=0.7), r"rope_scaling\.mscale is 0\.7; expected no such key"),
     ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor is 0\.5; expected no such key: it may change the model"),
     ({"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping is 50\.0; expected no such key"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD, ids=lambda value: str(value)[:60])

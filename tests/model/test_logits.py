@@ -81,7 +81,9 @@ def test_last_only_gives_the_last_position(plain: LoadedCase) -> None:
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_half_precision_stays_near(plain: LoadedCase, tmp_path_factory: pytest.TempPathFactory, dtype: mx.Dtype) -> None:
+def test_half_precision_stays_near(
+    plain: LoadedCase, tmp_path_factory: pytest.TempPathFactory, dtype: mx.Dtype
+) -> None:
     model = load_model(plain.case.write_checkpoint(tmp_path_factory.mktemp("half")), dtype=dtype)
     cache = model.make_cache()
     logits = model(plain.prompt[:, :200], cache)
@@ -89,7 +91,9 @@ def test_half_precision_stays_near(plain: LoadedCase, tmp_path_factory: pytest.T
     assert logits.dtype == mx.float32
     assert all(array.dtype == dtype for array in cache.arrays)
     # Rounding of the whole residual stream to 8 or 11 bits; a token whose experts tie may go another way.
-    assert np.median(relative_errors(np.array(logits[0]), plain.reference[:200])) < (0.05 if dtype == mx.bfloat16 else 0.005)
+    assert np.median(relative_errors(np.array(logits[0]), plain.reference[:200])) < (
+        0.05 if dtype == mx.bfloat16 else 0.005
+    )
 
 
 def test_swiglu_limit_and_experts_per_token_come_from_the_config(tmp_path, plain: LoadedCase) -> None:

@@ -52,8 +52,19 @@ def test_mlx_reads_the_same_values(scale: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "rounded"),
-    [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (1.75, 2.0), (2.5, 2.0), (3.5, 4.0), (5.0, 4.0), (0.26, 0.5), (4.99, 4.0), (5.01, 6.0)],
-)  # fmt: skip
+    [
+        (0.25, 0.0),
+        (0.75, 1.0),
+        (1.25, 1.0),
+        (1.75, 2.0),
+        (2.5, 2.0),
+        (3.5, 4.0),
+        (5.0, 4.0),
+        (0.26, 0.5),
+        (4.99, 4.0),
+        (5.01, 6.0),
+    ],
+)
 def test_rounding_is_to_nearest_and_ties_go_to_the_even_code(value: float, rounded: float) -> None:
     group = np.zeros(GROUP, dtype=np.float32)
     # 6 fixes the scale at 1.
