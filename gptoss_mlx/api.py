@@ -148,7 +148,11 @@ class GptOss:
 
     def count_tokens(self, messages: Prompt, **options: Unpack[OptionArguments]) -> int:
         """Tokens of the conversation as the model would read it, up to the start of its answer."""
-        return len(render_for_completion(read_conversation(messages, self._options(options)), self.tokenizer))
+        return len(self.prompt_tokens(messages, **options))
+
+    def prompt_tokens(self, messages: Prompt, **options: Unpack[OptionArguments]) -> list[int]:
+        """Token ids of the conversation as the model would read it, up to the start of its answer."""
+        return render_for_completion(read_conversation(messages, self._options(options)), self.tokenizer)
 
     def render(self, messages: Prompt, **options: Unpack[OptionArguments]) -> str:
         """The harmony text that the model would read, special tokens by name.

@@ -87,6 +87,9 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "-n", "--questions", type=int, default=100, metavar="N", help="questions of each kind (default: 100)"
     )
     bench.add_argument("--kind", action="append", metavar="KIND", help="only this kind of question; may be repeated")
+    bench.add_argument(
+        "-e", "--effort", action="append", choices=("low", "medium", "high"), help="only this effort; may be repeated"
+    )
     bench.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token each time")
     bench.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
 
