@@ -98,7 +98,8 @@ def answers_of(model: GptOss, tally: Tally, *, temperature: float) -> AnswerAll:
 
 def _answer(model: GptOss, prompt: Prompt, tally: Tally, temperature: float, seed: int) -> Reply:
     options = OptionArguments(effort=prompt.effort, date=prompt.date, tools=prompt.tools)
-    reply = model.generate(prompt.messages, **options, temperature=temperature, seed=seed, max_tokens=512)
+    sampling = OptionArguments(temperature=temperature, seed=seed, max_tokens=512)
+    reply = model.generate(prompt.messages, **{**options, **sampling})
     tally.add(reply.stats)
     if len(tally.turns) < LOAD_SAMPLE_TURNS:
         tally.turns.append((*model.prompt_tokens(prompt.messages, **options), *reply.tokens))
