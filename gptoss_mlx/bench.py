@@ -28,6 +28,10 @@ LOAD_SAMPLE_TURNS = 64
 """Turns whose tokens are counted for the expert load."""
 
 
+MAX_TOKENS = 512
+"""An answer that is longer has lost its way."""
+
+
 @dataclass
 class Tally:
     """What the turns of a run cost."""
@@ -98,8 +102,8 @@ def answers_of(model: GptOss, tally: Tally, *, temperature: float) -> AnswerAll:
 
 def _answer(model: GptOss, prompt: Prompt, tally: Tally, temperature: float, seed: int) -> Reply:
     options = OptionArguments(effort=prompt.effort, date=prompt.date, tools=prompt.tools)
-    sampling = OptionArguments(temperature=temperature, seed=seed, max_tokens=512)
-    reply = model.generate(prompt.messages, **{**options, **sampling})
+    limits: OptionArguments = {**options, "temperature": temperature, "seed": seed, "max_tokens": MAX_TOKENS}
+    reply = model.generate(prompt.messages, **limits)
     tally.add(reply.stats)
     if len(tally.turns) < LOAD_SAMPLE_TURNS:
         tally.turns.append((*model.prompt_tokens(prompt.messages, **options), *reply.tokens))
