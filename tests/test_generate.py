@@ -1,8 +1,5 @@
 """Generation on a random model: the order of work changes nothing, forced tokens and limits hold, logits agree."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -19,8 +16,8 @@ GREEDY = Sampling(temperature=0, logprobs=True)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    folder: Path = tmp_path_factory.mktemp("random")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("random")
     random_checkpoint(folder, seed=5)
     return load_model(folder, dtype=mx.float32)
 
