@@ -1,0 +1,190 @@
+"""The commands as a person runs them, over the pocket model, each in a process of its own."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+QUESTION = "What is 17 plus 25?"
+
+
+def gptoss(*arguments: str, stdin: str = "", home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "GPTOSS_HOME": str(home or "/nonexistent")}
+    return subprocess.run(
+        [sys.executable, "-m", "gptoss_mlx.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_ask_prints_the_answer_and_nothing_else():
+    done = gptoss("ask", QUESTION, "--temperature", "0", "-e", "high")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "42" in done.stdout
+    assert done.stdout.endswith("\n")
+    assert "<|" not in done.stdout
+
+
+def test_ask_takes_its_question_from_a_pipe():
+    done = gptoss("ask", "-", "--temperature", "0", "-e", "high", stdin=QUESTION + "\n")
+    assert "42" in done.stdout
+
+
+def test_reasoning_goes_to_standard_error_when_asked_for():
+    done = gptoss("ask", QUESTION, "--show-reasoning", "--temperature", "0", "-e", "high")
+    assert "42" in done.stdout
+    assert done.stderr.strip()
+    assert done.stderr.strip() not in done.stdout
+
+
+def test_json_is_one_event_a_line_and_ends_with_the_reply():
+    done = gptoss("ask", QUESTION, "--json", "--temperature", "0", "-e", "high")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[0]["type"] == "prompt_progress"
+    assert events[-1]["type"] == "done"
+    answer = "".join(e["text"] for e in events if e["type"] == "text_delta" and e["channel"] == "final")
+    assert answer == events[-1]["reply"]["text"]
+
+
+def test_an_answer_without_code_is_an_error_of_extract_and_is_not_lost():
+    done = gptoss("ask", "Hello!", "-x", "--temperature", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no code block" in done.stderr
+
+
+def test_chat_answers_the_lines_of_a_pipe_as_one_conversation():
+    done = gptoss("chat", "--plain", "--temperature", "0", "-e", "high", stdin=f"{QUESTION}\nand plus 5?\n")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"> {QUESTION}\n")
+    assert re.search(r"thought for \d+\.\d s, \d+ tokens", done.stdout)
+    assert "42" in done.stdout
+    assert "47" in done.stdout
+
+
+def test_chat_without_a_terminal_and_without_lines_answers_a_sample_question():
+    done = gptoss("chat")
+    assert done.returncode == 0
+    assert done.stdout.startswith("> What is 17 plus 25?\n")
+    assert done.stderr == ""
+
+
+def test_info_describes_the_pocket_model():
+    facts = json.loads(gptoss("info", "--json").stdout)
+    assert facts["experts_per_token"] == 4
+    assert facts["weight_bytes_on_disk"] >= facts["weight_bytes_expected"]
+    assert "MXFP4" in gptoss("info", "pocket").stdout
+
+
+def test_bench_prints_a_table_and_ends_with_json():
+    done = gptoss("bench", "-n", "2", "--kind", "addition", "-e", "high")
+    assert done.returncode == 0
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["scores"][0]["questions"] == 2
+    assert gptoss("bench", "--kind", "nonsense").returncode == 2
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m gptoss_mlx.cli ask '{QUESTION}' --json | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+class Terminal:
+    """A command at a pseudo-terminal: type to it, read its screen."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.screen = ""
+        environment = {**os.environ, "GPTOSS_HOME": str(home), "TERM": "dumb"}
+        self._fd, child = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gptoss_mlx.cli", *arguments],
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(child)
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def wait_for(self, pattern: str, seconds: float = 60) -> str:
+        """Reads until `pattern` is on the screen; gives what came up to there and forgets it."""
+        end = time.monotonic() + seconds
+        while (found := re.search(pattern, self.screen)) is None:
+            assert time.monotonic() < end, f"{pattern!r} did not come; the screen holds {self.screen!r}"
+            if select.select([self._fd], [], [], 0.1)[0]:
+                try:
+                    self.screen += os.read(self._fd, 65536).decode(errors="replace")
+                except OSError:  # the other side is closed
+                    assert re.search(pattern, self.screen), f"{pattern!r} did not come: {self.screen!r}"
+        seen, self.screen = self.screen[: found.end()], self.screen[found.end() :]
+        return seen
+
+    def interrupt(self) -> None:
+        os.kill(self._process.pid, signal.SIGINT)
+
+    def end(self) -> int:
+        code = self._process.wait(30)
+        os.close(self._fd)
+        return code
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def test_a_conversation_at_a_terminal(home: Path, tmp_path: Path):
+    terminal = Terminal(home, "chat", "--plain", "--temperature", "0", "-e", "high")
+    terminal.wait_for(r"/help lists the commands.*\n> ")
+    terminal.type(QUESTION + "\n")
+    assert "42" in terminal.wait_for(r"thought for .*\n[^>]*\n> ")
+    terminal.type("/effort low\n")
+    terminal.wait_for(r"effort: low\r?\n> ")
+    terminal.type("/effort much\n")
+    terminal.wait_for(r"error: 'much' is no effort.*\n> ")
+    terminal.type("and plus \\\n")
+    terminal.wait_for(r"\. ")
+    terminal.type("5?\n")
+    terminal.wait_for(r"\n> ")
+    terminal.type("/stats\n")
+    terminal.wait_for(r"context +\d+ of \d+ tokens[^>]*\n> ")
+    terminal.type(f"/save {tmp_path}/c.json\n")
+    terminal.wait_for(r"saved to .*\n> ")
+    terminal.type(f"/export {tmp_path}/c.md\n")
+    terminal.wait_for(r"written to .*\n> ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert "42" in (tmp_path / "c.md").read_text()
+    again = gptoss("chat", "--plain", "--resume", f"{tmp_path}/c.json", stdin="/nothing\n", home=home)
+    assert again.returncode == 0
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_chat(home: Path):
+    terminal = Terminal(home, "chat", "--plain", "--temperature", "0", "-e", "high")
+    terminal.wait_for(r"\n> ")
+    terminal.type("What is 123 plus 456?\n")
+    # Past the echo of the question: the reasoning has begun.
+    terminal.wait_for(r"456\?\r?\n +\S")
+    terminal.interrupt()
+    terminal.wait_for(r"\[stopped\]\r?\n> ")
+    terminal.type("/again\n")
+    terminal.wait_for(r"579[^>]*\n> ")
+    terminal.interrupt()
+    terminal.wait_for(r"leaves\.\r?\n> ")
+    terminal.interrupt()
+    assert terminal.end() == 0
