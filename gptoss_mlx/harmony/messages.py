@@ -159,7 +159,7 @@ class Message:
     """Such as "json" or "<|constrain|>json"."""
     tokens: tuple[int, ...] | None = None
     """The ids of the whole message as the model sampled it, from `<|start|>` to its end, if it was generated here.
-    They are rendered as they are, so that the KV cache of the turn stays valid. Ids belong to one vocabulary."""
+    They are rendered as they are while they say what the fields say, so that the KV cache of the turn stays valid."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

@@ -5,7 +5,7 @@ vocabulary. Every text is encoded on its own and never becomes a special token, 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, assert_never
 
 from gptoss_mlx.errors import HarmonyError
@@ -19,6 +19,7 @@ from gptoss_mlx.harmony.messages import (
     SystemContent,
     TextContent,
 )
+from gptoss_mlx.harmony.parse import StreamParser
 from gptoss_mlx.harmony.system_text import developer_text, system_text
 from gptoss_mlx.special_tokens import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, START
 from gptoss_mlx.tokenizer import Tokenizer
@@ -48,17 +49,15 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """A whole message as the model sampled it, and the same message from its fields."""
+class Sampled:
+    """A whole message as the model sampled it: `message.tokens`."""
 
-    ids: tuple[int, ...]
+    message: Message
     fields: tuple[Special | Text, ...]
-    """Used where there is no tokenizer, and where the ids are no well-formed message."""
-    end: str = END
-    """The special token that closes it in a history if the sampled one does not stay (see `closed_message`)."""
+    """The same message from its fields: used where there is no tokenizer, and where the ids do not fit."""
 
 
-Piece: TypeAlias = Special | Text | Tokens
+Piece: TypeAlias = Special | Text | Sampled
 
 
 def render_pieces(messages: Sequence[Message], *, drop_analysis: DropAnalysis = "finished") -> list[Piece]:
@@ -73,9 +72,7 @@ def render_pieces(messages: Sequence[Message], *, drop_analysis: DropAnalysis = 
 def message_pieces(message: Message, *, with_functions: bool = False) -> list[Piece]:
     """One message as pieces; with_functions as in `system_text`. Raises HarmonyError."""
     fields = tuple(_field_pieces(message, with_functions))
-    if message.tokens is None:
-        return list(fields)
-    return [Tokens(message.tokens, fields, END if message.tool_name is None else CALL)]
+    return list(fields) if message.tokens is None else [Sampled(message, fields)]
 
 
 def render_conversation(
@@ -143,36 +140,37 @@ def encode_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer) -> list[int]:
                 ids.append(tokenizer.special.id_of(name))
             case Text(text):
                 ids += tokenizer.encode(text)
-            case Tokens(sampled, fields, end):
-                closed = closed_message(sampled, tokenizer, end)
-                ids += encode_pieces(fields, tokenizer) if closed is None else closed
+            case Sampled(message, fields):
+                sampled = sampled_ids(message, tokenizer)
+                ids += encode_pieces(fields, tokenizer) if sampled is None else sampled
             case _:
                 assert_never(piece)
     return ids
 
 
-def closed_message(sampled: Sequence[int], tokenizer: Tokenizer, end: str = END) -> list[int] | None:
-    """The sampled ids of a message with the end that history has, or None if they are no well-formed message.
+def sampled_ids(message: Message, tokenizer: Tokenizer) -> list[int] | None:
+    """The ids that the model sampled for `message`, with the end that a history has, or None if they do not fit.
 
-    A sampled `<|return|>` or `<|endoftext|>` at the end becomes `end`; where the answer was cut, `end` is added.
-    Not well-formed is what must not stand in a history as an example for the model: another order of special tokens
-    than start, at most one channel, at most one constrain, message, end.
+    A `<|return|>` or `<|endoftext|>` at the end becomes `<|end|>`, in a tool call `<|call|>`; where the answer was cut,
+    the same is added. The ids fit if they are one well-formed message that says what the fields say. So what the model
+    wrote wrongly does not stand in its history as an example, and ids of another vocabulary, or of a message that was
+    edited later, are not used.
     """
     special = tokenizer.special
-    ids = list(sampled)
-    if any(not 0 <= token < tokenizer.vocab_size for token in ids):
+    ids = list(message.tokens or ())
+    if not ids or ids[0] != special.start or not all(0 <= token < tokenizer.vocab_size for token in ids):
         return None
-    last = ids[-1] if ids else None
-    if last == special.return_ or last == special.endoftext:
-        ids[-1] = special.id_of(end)
-    elif last not in special.message_end_ids:
-        ids.append(special.id_of(end))
-    order = [token for token in ids if tokenizer.is_special(token)]
-    expected = [special.start, special.channel, special.constrain, special.message, ids[-1]]
-    for optional in (special.constrain, special.channel):
-        if optional not in order:
-            expected.remove(optional)
-    return ids if order == expected and ids[0] == special.start else None
+    end = special.end if message.tool_name is None else special.call
+    if ids[-1] in (special.return_, special.endoftext):
+        ids[-1] = end
+    elif ids[-1] not in special.message_end_ids:
+        ids.append(end)
+    parser = StreamParser(tokenizer, role=None)
+    for token in ids:
+        parser.feed(token)
+    if parser.warnings or len(parser.messages) != 1:
+        return None
+    return ids if replace(parser.messages[0], tokens=message.tokens) == message else None
 
 
 def _offers_functions(messages: Iterable[Message]) -> bool:
@@ -246,7 +244,7 @@ def _piece_text(piece: Piece) -> str:
             return name
         case Text(text):
             return text
-        case Tokens(_, fields, _):
+        case Sampled(_, fields):
             return "".join(_piece_text(field) for field in fields)
     assert_never(piece)
 
@@ -254,10 +252,9 @@ def _piece_text(piece: Piece) -> str:
 __all__ = [
     "DropAnalysis",
     "Piece",
+    "Sampled",
     "Special",
     "Text",
-    "Tokens",
-    "closed_message",
     "encode_pieces",
     "message_pieces",
     "render_conversation",
@@ -266,4 +263,5 @@ __all__ = [
     "render_message",
     "render_pieces",
     "render_text",
+    "sampled_ids",
 ]

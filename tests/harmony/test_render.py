@@ -1,5 +1,7 @@
 """What the renderer writes: pieces, dropping of old analysis, sampled tokens, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 
 from gptoss_mlx.errors import HarmonyError
@@ -8,10 +10,10 @@ from gptoss_mlx.harmony import (
     DeveloperContent,
     DropAnalysis,
     Message,
+    Sampled,
     Special,
     SystemContent,
     Text,
-    Tokens,
     ToolDescription,
     ToolNamespace,
     message_pieces,
@@ -156,9 +158,7 @@ def test_a_sampled_answer_is_closed_with_end(end: str, tokenizer: Tokenizer) -> 
 @pytest.mark.parametrize("end", ["<|return|>", "<|endoftext|>", "", "<|call|>"])
 def test_a_sampled_call_is_closed_with_call(end: str, tokenizer: Tokenizer) -> None:
     header = "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}"
-    message = Message.assistant(
-        "{}", channel="commentary", recipient="functions.f", tokens=sampled(tokenizer, header + end)
-    )
+    message = replace(call("{}"), tokens=sampled(tokenizer, header + end))
     assert render_message(message, tokenizer) == list(sampled(tokenizer, header + "<|call|>"))
 
 
@@ -169,6 +169,8 @@ def test_a_sampled_call_is_closed_with_call(end: str, tokenizer: Tokenizer) -> N
         "<|start|><|start|>assistant<|channel|>final<|message|>hi<|end|>",
         "<|start|>assistant<|channel|>final<|channel|>final<|message|>hi<|end|>",
         "<|start|>assistant<|channel|>final hi<|end|>",
+        "<|start|>assistant<|channel|>final to=a to=b<|message|>hi<|end|>",
+        "<|start|>assistant<|message|>hi<|end|>",
         "<|start|>assistant<|message|>hi<|channel|>final<|end|>",
         "<|start|>assistant<|channel|>final<|message|>hi<|message|>hi<|end|>",
         "<|start|>assistant<|channel|>final<|message|>hi<|end|><|return|>",
@@ -188,6 +190,29 @@ def test_sampled_tokens_of_another_vocabulary_give_way_to_the_fields(token: int,
     assert render_message(message, tokenizer) == render_message(Message.assistant("hi"), tokenizer)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        Message.assistant("ho"),
+        Message.assistant("hi", channel="analysis"),
+        Message.assistant("hi", recipient="functions.f"),
+        Message.assistant("hi", content_type="json"),
+        Message.user("hi"),
+    ],
+)
+def test_sampled_tokens_of_a_message_that_was_edited_give_way_to_the_fields(
+    other: Message, tokenizer: Tokenizer
+) -> None:
+    tokens = sampled(tokenizer, "<|start|>assistant<|channel|>final<|message|>hi<|end|>")
+    assert render_message(replace(other, tokens=tokens), tokenizer) == render_message(other, tokenizer)
+
+
+def test_a_mended_call_is_rendered_with_the_right_name(tokenizer: Tokenizer) -> None:
+    stream = sampled(tokenizer, "<|channel|>commentary to=functions.fjson<|message|>{}<|call|>")
+    (message,) = parse_tokens(stream, tokenizer, tool_names=frozenset(("functions.f",)))
+    assert "to=functions.f<" in tokenizer.decode(render_message(message, tokenizer))
+
+
 def test_what_was_parsed_renders_to_what_the_cache_holds(tokenizer: Tokenizer) -> None:
     stream = sampled(
         tokenizer,
@@ -198,8 +223,11 @@ def test_what_was_parsed_renders_to_what_the_cache_holds(tokenizer: Tokenizer) -
 
 
 def test_pieces_of_a_sampled_message_carry_its_fields() -> None:
-    (piece,) = render_pieces([Message.assistant("hi", tokens=(1, 2))])
-    assert piece == Tokens((1, 2), tuple(message_pieces(Message.assistant("hi"))), END)  # type: ignore[arg-type]
+    message = Message.assistant("hi", tokens=(1, 2))
+    (piece,) = render_pieces([message])
+    assert isinstance(piece, Sampled)
+    assert piece.message is message
+    assert list(piece.fields) == message_pieces(Message.assistant("hi"))
 
 
 def test_a_tool_message_needs_a_name(tokenizer: Tokenizer) -> None:
