@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptoss_mlx.errors import TokenizerError
@@ -102,7 +102,7 @@ def varied_texts() -> list[str]:
     return texts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.text(max_size=200))
 def test_any_text_is_encoded_as_tiktoken_does_and_comes_back(text: str) -> None:
     tokenizer = o200k.o200k_tokenizer()
@@ -114,7 +114,7 @@ def test_any_text_is_encoded_as_tiktoken_does_and_comes_back(text: str) -> None:
     assert not any(tokenizer.is_special(token) for token in ids)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ids=st.lists(st.integers(0, o200k.VOCAB_SIZE - 1), max_size=40))
 def test_any_ids_can_be_decoded(ids: list[int]) -> None:
     tokenizer = o200k.o200k_tokenizer()

@@ -86,16 +86,17 @@ def test_damaged_messages_are_parsed_without_an_error_and_without_loss(seed: int
         check(stream, random.choice(("assistant", None)), tokenizer)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.text(max_size=60), role=any_role)
 def test_any_text_without_markup_is_kept(text: str, role: Role | None) -> None:
     tokenizer = o200k_tokenizer()
     parser = check(tokenizer.encode(text), role, tokenizer)
+    # A text whose first word begins like a header's may be one.
     if role is None and text.strip() and "<|" not in text and text.split()[0][0] not in "acdfjstu<":
         assert "".join(message.text for message in parser.messages).strip() == text.strip()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stream=st.lists(st.sampled_from(IDS), max_size=40))
 def test_a_stream_says_the_same_however_the_caller_reads_it(stream: list[int]) -> None:
     tokenizer = o200k_tokenizer()
