@@ -172,22 +172,35 @@ def content_start(items: Sequence[Item], opening: Opening, *, at_end: bool = Fal
         if word.after == CHANNEL:
             return _content_after_channel(words[position:], length, at_end=at_end, cut=cut)
     addressed = any(word.text.startswith(_TO) for word in words)
-    last_is_open = cut or not at_end
+    names_may_come = opening == "start" and (addressed or cut or not at_end)
     for position, word in enumerate(words):
-        is_open = last_is_open and word.end == length
+        is_open = not at_end and word.end == length
+        brace = word.text.find("{")
+        if addressed and brace > 0 and (word.after == CONSTRAIN or _is_header_word(word.text[:brace])):
+            return word.start + brace
         if word.after or _is_header_word(word.text) or (is_open and _may_become_header_word(word.text)):
             continue
-        if position == 0 and opening == "start" and word.text[0] not in "{[" and (addressed or last_is_open):
+        if position == 0 and names_may_come and word.text[0] not in "{[":
             continue  # it may be the name of a tool
-        if addressed:
-            return word.start
-        # Prose may begin with a word of headers; it is a header's only if something opened a message.
-        first_is_prose = opening == "none" or (opening == "start" and not _is_header_word(words[0].text))
-        return words[0].start if first_is_prose else word.start
+        return word.start if addressed else _prose_start(words, opening)
     if not at_end:
         return None
-    is_prose = opening == "none" and not addressed and not all(_role(word.text) for word in words)
-    return words[0].start if is_prose else length
+    only_roles = opening == "none" and all(_role(word.text) for word in words)
+    start = None if addressed or only_roles or names_may_come else _prose_start(words, opening)
+    return length if start is None else start
+
+
+def _prose_start(words: Sequence[_Word], opening: Opening) -> int | None:
+    """Where the prose begins, when these words are no header: it may begin with a word that headers have too.
+
+    Only what a header's opening makes likely is taken for one: the role, and a channel that is no common word.
+    """
+    for position, word in enumerate(words):
+        is_role = _role(word.text) is not None and (opening == "start" or word.text == "assistant") and position == 0
+        if opening != "none" and (is_role or word.text in (ANALYSIS, COMMENTARY)):
+            continue
+        return word.start
+    return None
 
 
 def _content_after_channel(words: Sequence[_Word], length: int, *, at_end: bool, cut: bool) -> int | None:

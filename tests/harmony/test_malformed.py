@@ -173,6 +173,23 @@ CASES = [
         THOUGHT + "final answer: 4<|return|>",
         (SO, ("final", None, None, "final answer: 4")),
     ),
+    Case(
+        "prose from the start that begins like a header", "final answer: 4", (("final", None, None, "final answer: 4"),)
+    ),
+    Case("one word that headers have too", "text<|return|>", (("final", None, None, "text"),)),
+    Case(
+        "a channel as text and no message",
+        "analysis We think.<|end|>" + GOOD_FINAL,
+        (("analysis", None, None, "We think."), HI),
+    ),
+    Case("a second role and no message", "assistant Hello.<|return|>", (("final", None, None, "Hello."),)),
+    Case("a call as text without message", THOUGHT + f"commentary to={W} json{JSON}<|call|>", (SO, JSON_CALL)),
+    Case("prose after start", THOUGHT + "<|start|>Hello there.<|end|>", (SO, ("final", None, None, "Hello there."))),
+    Case(
+        "a result without message",
+        GOOD_CALL + f"<|start|>{W} to=assistant 12<|end|>",
+        (CONSTRAINED, (None, "assistant", None, "12")),
+    ),
     # TensorRT-LLM 9256: without a recipient it is text for the reader
     Case(
         "arguments without recipient",
@@ -267,13 +284,13 @@ def test_a_message_is_marked_as_repaired_exactly_if_its_stream_was(case: Case, t
         assert any(event.repaired for event in finished)
 
 
-# <|endoftext|> is not harmony's, so it stays text in plain characters; so does what follows prose, which may be about
-# harmony; and a text that ends in the middle of a name is just that.
+# In plain characters <|endoftext|> stays text, since it is not harmony's; so does all that follows prose, which may be
+# about harmony; and a text that ends in the middle of a name is just that.
 PLAIN_CASES = [
     case
     for case in CASES
-    if "endoftext" not in case.stream
-    and not any(word in case.name for word in ("within", "cut", "prose ended", "prose, then"))
+    if case.stream.lstrip().startswith(("<|", "to="))
+    and not any(word in case.name for word in ("within", "cut", "padding"))
 ]
 
 
