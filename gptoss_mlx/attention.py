@@ -34,8 +34,7 @@ class Attention:
             kv = cache.append(rows)
             attended = ops.full_attention(q, kv, cache.offset, self.sinks, self.heads)
         elif x.shape[1] == 1:
-            ring = cache.take_ring(rows)
-            attended, ring = ops.ring_attention(q, rows, ring, cache.offset, self.sinks, self.heads)
+            attended, ring = ops.ring_attention(q, rows, cache.ring_for(rows), cache.offset, self.sinks, self.heads)
             cache.put_ring(ring)
         else:
             attended = ops.banded_attention(q, cache.extend(rows), cache.window, self.sinks, self.heads)

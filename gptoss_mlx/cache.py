@@ -96,7 +96,8 @@ class FullLayerCache:
         if self._offset < self._written:
             self._note_overwrite()
         seq = rows.shape[2]
-        self._buffer = current_ops().write_rows(self._take_buffer(rows, self._offset + seq), rows, self._offset)
+        # Once this is assigned nobody holds the old buffer any more, so that its evaluation writes in place.
+        self._buffer = current_ops().write_rows(self._grown_buffer(rows, self._offset + seq), rows, self._offset)
         self._offset += seq
         self._written = self._offset
         return self._buffer
@@ -123,11 +124,9 @@ class FullLayerCache:
         self._overwrite_count += 1
         self._overwrites.append((self._overwrite_count, self._offset))
 
-    def _take_buffer(self, rows: mx.array, needed: int) -> mx.array:
-        """The buffer, grown to hold `needed` positions. Nothing else refers to it any more, so it is written in
-        place.
-        """
-        buffer, self._buffer = self._buffer, None
+    def _grown_buffer(self, rows: mx.array, needed: int) -> mx.array:
+        """The buffer with room for `needed` positions of the kind of `rows`."""
+        buffer = self._buffer
         capacity = 0 if buffer is None else buffer.shape[2]
         if buffer is not None and needed <= capacity:
             return buffer
@@ -160,13 +159,12 @@ class SlidingLayerCache:
     def arrays(self) -> list[mx.array]:
         return [] if self._ring is None else [self._ring]
 
-    def take_ring(self, rows: mx.array) -> mx.array:
-        """The ring `[batch, 2 * kv_heads, window, dim]` for one token's `rows`, to be handed back by `put_ring`."""
-        ring, self._ring = self._ring, None
-        if ring is None:
-            batch, heads, _, dim = rows.shape
-            ring = mx.zeros((batch, heads, self._window, dim), dtype=rows.dtype)
-        return ring
+    def ring_for(self, rows: mx.array) -> mx.array:
+        """The ring `[batch, 2 * kv_heads, window, dim]` that one token's `rows` belong in; `put_ring` takes it back."""
+        if self._ring is not None:
+            return self._ring
+        batch, heads, _, dim = rows.shape
+        return mx.zeros((batch, heads, self._window, dim), dtype=rows.dtype)
 
     def put_ring(self, ring: mx.array) -> None:
         """Takes `ring` with the next position written into it; `offset` moves on by one."""
@@ -194,10 +192,12 @@ class SlidingLayerCache:
 
     def can_trim(self, tokens: int) -> bool:
         offset = self._offset - tokens
-        return offset >= 0 and max(0, offset - self._window + 1) >= self._oldest
+        # Nothing at all is needed to begin again; else every position that the next one sees.
+        return offset == 0 or (offset > 0 and max(0, offset - self._window + 1) >= self._oldest)
 
     def trim(self, tokens: int) -> None:
         self._offset -= tokens
+        self._oldest = min(self._oldest, self._offset)
 
     def snapshot(self) -> LayerSnapshot:
         return LayerSnapshot(self._offset, ring=self._ring, oldest=self._oldest)

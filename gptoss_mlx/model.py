@@ -72,8 +72,14 @@ class Model:
         offset, seq = cache.offset, tokens.shape[1]
         if offset + seq > self.config.max_position_embeddings:
             raise ContextOverflow(offset + seq, self.config.max_position_embeddings)
-        rotation = self._rope.rotation(offset, seq)
-        x = self.embedding[tokens].astype(self.dtype)
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, layer_cache, rotation)
-        return current_ops().norm_lm_head(x[:, -1:] if last_only else x, self.norm, self.lm_head)
+        before = cache.snapshot()
+        try:
+            rotation = self._rope.rotation(offset, seq)
+            x = self.embedding[tokens].astype(self.dtype)
+            for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+                x = layer(x, layer_cache, rotation)
+            return current_ops().norm_lm_head(x[:, -1:] if last_only else x, self.norm, self.lm_head)
+        except BaseException:
+            # Some layers have taken the tokens in and others not: none may have.
+            cache.restore(before)
+            raise

@@ -8,6 +8,7 @@ import pytest
 
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.model import Model
+from gptoss_mlx.ops import ExpertLinear, ReferenceOps, Routing, use_ops
 from gptoss_mlx.weights import load_model
 from tests.model.conftest import LoadedCase
 from tests.random_checkpoint import random_checkpoint
@@ -110,3 +111,28 @@ def test_a_context_that_is_too_long_is_refused(tmp_path) -> None:
     with pytest.raises(ContextOverflow, match="11 tokens"):
         model(mx.zeros((1, 2), dtype=mx.int32), cache)
     assert cache.offset == 9
+
+
+class FailingOps(ReferenceOps):
+    """Fails in the third layer's experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def expert_down(self, inner: mx.array, routing: Routing, down: ExpertLinear, residual: mx.array) -> mx.array:
+        self._calls += 1
+        if self._calls == 3:
+            raise MemoryError("no room")
+        return super().expert_down(inner, routing, down, residual)
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_a_pass_that_fails_leaves_the_cache_as_it_was(plain: LoadedCase, tokens: int) -> None:
+    cache = plain.model.make_cache()
+    mx.eval(plain.model(plain.prompt[:, :140], cache))
+    with use_ops(FailingOps()), pytest.raises(MemoryError):
+        plain.model(mx.zeros((1, tokens), dtype=mx.int32), cache)
+    assert {layer.offset for layer in cache.layers} == {140}
+    logits = np.array(plain.model(plain.prompt[:, 140:150], cache)[0])
+    assert relative_errors(logits, plain.reference[140:150]).max() < 1e-5
