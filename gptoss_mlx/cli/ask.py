@@ -1,6 +1,7 @@
 """`gptoss ask`: one question, one answer, at home in a pipe."""
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -67,10 +68,14 @@ def _print_events(stream: Stream) -> int:
 
 
 def _print_code(stream: Stream, *, show_reasoning: bool) -> int:
-    if show_reasoning:
-        printer = TurnPrinter(sys.stderr, sys.stderr, show_reasoning=True, headings=False)
+    # Without the reasoning nothing of the answer is shown, yet the progress of a long prompt is.
+    out = sys.stderr if show_reasoning else io.StringIO()
+    printer = TurnPrinter(out, sys.stderr, show_reasoning=show_reasoning, headings=False)
+    try:
         for event in stream.events():
             printer.show(event)
+    finally:
+        printer.close()
     code = first_code_block(stream.reply.text)
     if code is None:
         print("error: the answer holds no code block; it was:", file=sys.stderr)
