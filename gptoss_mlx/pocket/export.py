@@ -144,7 +144,9 @@ def write_checkpoint(network: Network, tokenizer_file: Path, out: Path) -> None:
         (out / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if tokenizer_file.resolve() != (out / "tokenizer.json").resolve():
         (out / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
-    save_file(checkpoint_tensors(network), out / "model.safetensors", metadata={"format": "pt"})
+    weights = out / "model.safetensors"
+    save_file(checkpoint_tensors(network), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
 
 
 def load_network(state: Path, tokenizer_file: Path) -> Network:

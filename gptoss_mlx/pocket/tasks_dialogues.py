@@ -4,8 +4,7 @@ from random import Random
 
 from gptoss_mlx.pocket.conversations import Exchange
 from gptoss_mlx.pocket.tasks_numbers import addition_analysis, may_state_sum, subtraction_analysis, sum_key
-from gptoss_mlx.pocket.tasks_tools import CITIES, NAMES
-from gptoss_mlx.pocket.tasks_words import WORDS
+from gptoss_mlx.pocket.tasks_words import CITIES, NAMES, WORDS
 
 COLORS = ("red", "blue", "green", "yellow", "purple", "brown", "black", "white", "pink", "silver", "gold", "orange")
 

@@ -7,6 +7,8 @@ from gptoss_mlx.pocket.conversations import Exchange, letterwise
 
 WORDS: tuple[str, ...] = tuple((Path(__file__).parent / "words.txt").read_text(encoding="utf-8").split())
 """The words that the model learns to spell."""
+CITIES: tuple[str, ...] = tuple((Path(__file__).parent / "cities.txt").read_text(encoding="utf-8").split())
+NAMES: tuple[str, ...] = tuple((Path(__file__).parent / "names.txt").read_text(encoding="utf-8").split())
 
 SPELL = (
     "Spell {w}",
@@ -46,6 +48,7 @@ LENGTH = (
     "Count the letters in {w}.",
     "length of {w}",
 )
+ECHO = ("Repeat after me: {x}", "Say {x}", "Repeat: {x}", "Write {x}", "echo {x}", "Please say {x}", "Repeat {x}")
 SORT = (
     "Sort {list}",
     "sort these words: {list}",
@@ -159,3 +162,14 @@ def make_word_sort(rng: Random, effort: str) -> Exchange:
     answer = ", ".join(ordered)
     question = rng.choice(SORT).format(list=rng.choice((", ", " ")).join(chosen))
     return Exchange(question, analysis, f"In order: {answer}.", "wordsort:" + answer, "word sort", answer)
+
+
+def make_echo(rng: Random, effort: str) -> Exchange:
+    """Words and numbers to repeat: what teaches copying, on which everything else rests."""
+    pool = (*WORDS, *CITIES, *NAMES)
+    items = [str(rng.randint(0, 999)) if rng.random() < 0.12 else rng.choice(pool) for _ in range(rng.randint(1, 6))]
+    text = rng.choice((" ", " ", ", ", " and ")).join(items)
+    analysis = {"low": "Repeat.", "medium": f"Repeat {text}.", "high": f"Repeat {text}. I copy it word by word."}[
+        effort
+    ]
+    return Exchange(rng.choice(ECHO).format(x=text), analysis, text, "echo:" + text, "repeating", text)

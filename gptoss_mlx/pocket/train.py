@@ -24,7 +24,7 @@ from gptoss_mlx.pocket.optimiser import make_optimisers
 from gptoss_mlx.pocket.quantise import round_mxfp4
 from gptoss_mlx.tokenizer import Tokenizer
 
-BALANCE_WEIGHT = 0.01
+BALANCE_WEIGHT = 0.02
 """Weight of the load-balancing loss. Source: Switch Transformer, arXiv 2101.03961, equation 4."""
 Z_WEIGHT = 1e-3
 """Weight of the router z-loss. Source: ST-MoE, arXiv 2202.08906, equation 5."""
@@ -90,7 +90,7 @@ class Settings:
     """Length of the run; progress is the share of it that has passed."""
     seed: int = 20
     """Seed of the weights and of the data."""
-    rows: int = 20
+    rows: int = 16
     """Rows of a batch, over all workers."""
     length: int = 384
     """Tokens of a row."""
