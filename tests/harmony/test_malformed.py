@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from gptoss_mlx.harmony import Message, MessageFinished, ParserEvent, StreamParser, event_text, parse_tokens
+from gptoss_mlx.harmony import (
+    ContentDelta,
+    Message,
+    MessageFinished,
+    ParserEvent,
+    StreamParser,
+    event_text,
+    parse_tokens,
+)
 from gptoss_mlx.tokenizer import Tokenizer
 
 W = "functions.get_weather"
@@ -339,6 +347,20 @@ def test_a_code_point_over_several_tokens_is_one_delta_with_their_number(tokeniz
     *early, last = [parser.feed(token) for token in emoji]
     assert all(events == [] for events in early)
     assert [(event_text(event), getattr(event, "tokens", None)) for event in last] == [("💖", len(emoji))]
+
+
+def test_every_content_token_is_counted_once(tokenizer: Tokenizer) -> None:
+    text = tokenizer.encode("Well, 💖 and <b>more</b> of it.")
+    stream = [*tokenizer.encode_with_special("<|channel|>final<|message|>"), *text, tokenizer.special.return_]
+    _, events = read(stream, tokenizer)
+    assert sum(event.tokens for event in events if isinstance(event, ContentDelta)) == len(text)
+    _, events = read([*text, tokenizer.special.return_], tokenizer)  # prose without markup
+    assert sum(event.tokens for event in events if isinstance(event, ContentDelta)) == len(text)
+
+
+def test_only_the_malformed_message_is_marked_as_repaired(tokenizer: Tokenizer) -> None:
+    _, events = read(tokenizer.encode_with_special("<|channel|>analysis Hm, well.<|end|>" + GOOD_FINAL), tokenizer)
+    assert [event.repaired for event in events if isinstance(event, MessageFinished)] == [True, False]
 
 
 def test_a_long_text_without_message_streams_before_its_end(tokenizer: Tokenizer) -> None:

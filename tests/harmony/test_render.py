@@ -59,6 +59,11 @@ def test_a_message_is_made_of_pieces_that_are_encoded_on_their_own() -> None:
     ]  # fmt: skip
 
 
+def test_a_message_to_all_names_no_recipient_and_still_closes_as_a_call() -> None:
+    message = Message.assistant("hi", recipient="all")
+    assert render_text([message]) == "<|start|>assistant<|channel|>final<|message|>hi<|call|>"
+
+
 def test_the_text_form_needs_no_vocabulary() -> None:
     system = SystemContent(
         None, None, None, None, ChannelConfig(("final",), False), (ToolNamespace("python", "Runs."),)
