@@ -181,9 +181,10 @@ class _Loader:
         # Only rows of it are ever read, so it may stay as short as it is stored.
         embedding = embedding if embedding.itemsize == 2 else embedding.astype(self._dtype)
         self._finish(embedding)
-        layers = [self._layer(f"model.layers.{number}.") for number in range(config.num_hidden_layers)]
+        # The largest tensor comes before the decoder layers, while there is room for it in two dtypes at once.
         norm, lm_head = self._norm("model.norm"), Linear(self._dense("lm_head.weight"))
         self._finish(norm.weight, lm_head.weight)
+        layers = [self._layer(f"model.layers.{number}.") for number in range(config.num_hidden_layers)]
         return Model(config, embedding=embedding, layers=layers, norm=norm, lm_head=lm_head, dtype=self._dtype)
 
     def _layer(self, prefix: str) -> DecoderLayer:
@@ -266,6 +267,8 @@ class _Loader:
                     f"{entry.file}: tensor {entry.name} holds {found}; expected finite values; download the file again"
                 )
         self._finite.clear()
+        # Hand the memory of the tensors as they were stored back to the system, not to MLX's cache.
+        mx.clear_cache()
         self._done_bytes += sum(entry.nbytes for entry in entries)
         self._progress(self._done_bytes, self._total_bytes)
 
