@@ -198,6 +198,14 @@ CASES = [
         GOOD_CALL + f"<|start|>{W} to=assistant 12<|end|>",
         (CONSTRAINED, (None, "assistant", None, "12")),
     ),
+    Case("one word after start", THOUGHT + "<|start|>Hello<|end|>", (SO, ("final", None, None, "Hello"))),
+    Case("a header as text and nothing else", THOUGHT + f"commentary to={W} json<|call|>", (SO,)),
+    Case("a call without a channel", f" to={W}<|message|>{JSON}<|call|>", (PLAIN_CALL,)),
+    Case(
+        "reserved token after the recipient",
+        f"<|channel|>commentary to={W}<|reserved_200013|><|message|>{JSON}<|call|>",
+        (PLAIN_CALL,),
+    ),
     # TensorRT-LLM 9256: without a recipient it is text for the reader
     Case(
         "arguments without recipient",
