@@ -34,6 +34,7 @@ from gptoss_mlx.harmony import (
     FINAL,
     FUNCTIONS,
     ContentDelta,
+    MarkupSkipped,
     Message,
     MessageFinished,
     MessageStarted,
@@ -195,6 +196,7 @@ class _Listener:
     _logprobs: list[float] = field(default_factory=list)
     _waiting_logprobs: list[float] = field(default_factory=list)
     _held_tokens: int = 0
+    _foreign: bool = False
 
     def __post_init__(self) -> None:
         turn = self.turn
@@ -246,6 +248,12 @@ class _Listener:
 
     def _translate(self, event: ParserEvent) -> Iterator[Event]:
         match event:
+            case MessageStarted() if event.role != "assistant":
+                # The model speaks for somebody else: that is no part of its answer, and its turn is over.
+                self.stopped = self._foreign = True
+                yield self._warned(f"the model began a message of role {event.role}; its turn ends there", event.raw)
+            case _ if self._foreign:
+                return
             case MessageStarted():
                 self._channel = event.channel or FINAL
                 self._recipient = event.recipient
@@ -256,9 +264,13 @@ class _Listener:
             case MessageFinished():
                 yield from self._message(event.message)
             case StreamWarning():
-                warning = ParseWarning(event.message, event.raw)
-                self._warnings.append(warning)
-                yield warning
+                yield self._warned(event.message, event.raw)
+            case MarkupSkipped():
+                pass
+
+    def _warned(self, message: str, raw: str) -> ParseWarning:
+        self._warnings.append(ParseWarning(message, raw))
+        return self._warnings[-1]
 
     def _delta(self, text: str, tokens: int) -> Iterator[Event]:
         if self._channel == ANALYSIS:

@@ -232,3 +232,13 @@ def test_a_crash_of_the_engine_is_an_error_and_the_chat_goes_on(pocket_tokenizer
         chat.send("hi")
     assert [message.role for message in chat.messages] == ["system"]
     assert chat.send("hi").text == "The sum is 4."
+
+
+@pytest.mark.parametrize("role", ["user", "functions.get_weather to=assistant"])
+def test_a_message_that_the_model_invents_for_somebody_else_ends_its_turn(pocket_tokenizer: Tokenizer, role: str):
+    script = f"<|channel|>final<|message|>Four.<|end|><|start|>{role}<|channel|>commentary<|message|>And 3 + 3?<|end|>"
+    chat = scripted_chat(pocket_tokenizer, script)
+    reply = chat.send("2 + 2")
+    assert (reply.text, reply.commentary, reply.finish_reason) == ("Four.", "", "stop")
+    assert reply.warnings
+    assert chat.messages[-1].text == "Four."
