@@ -220,7 +220,8 @@ class _Loader:
     def _tensor(self, name: str) -> mx.array:
         """The tensor as it is stored; read when it is first evaluated."""
         entry = self._entries[name]
-        array = self._open_file(entry.file)[name]
+        # Taken out, or the file's dict would keep every tensor as it was stored for as long as loading lasts.
+        array = self._open_file(entry.file).pop(name)
         if entry.dtype in FLOAT_DTYPES:
             # A sum is NaN or infinite when any of its terms is, and takes one pass without a second array of the size.
             self._finite[name] = mx.isfinite(array.sum(axis=-1)).all()
