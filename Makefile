@@ -13,8 +13,9 @@ help:  ## this list
 chat: $(RUN_STAMP)  ## talk to the pocket model (or MODEL=folder)
 	@$(BIN)/gptoss chat --plain $(MODEL)
 
+# One BLAS thread a worker: two workers already use both cores of a small machine.
 test: $(DEV_STAMP)  ## the tests, under 8 minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: lint types contracts  ## ruff, mypy, pyright, import contracts
 
@@ -30,7 +31,7 @@ contracts: $(DEV_STAMP)
 	$(BIN)/lint-imports
 
 check-all: check $(DEV_STAMP)  ## everything, with the slow tests
-	$(BIN)/python -m pytest -n 2
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 fmt: $(DEV_STAMP)  ## format and sort imports
 	$(BIN)/ruff check --fix .
