@@ -1,1 +1,1 @@
-"""From published checkpoints to ready-to-run folders. Loading a Hugging Face folder as it is lives in `gptoss_mlx.weights`."""
+"""From published checkpoints to ready-to-run folders. Loading a Hugging Face folder as it is: `gptoss_mlx.weights`."""

@@ -166,12 +166,18 @@ MINUS = (
 )
 
 
+def draw_second_number(rng: Random) -> int:
+    """What the last result is combined with: mostly two digits, sometimes three."""
+    return rng.randint(1, 99 if rng.random() < 0.7 else 999)
+
+
 def make_follow_up(rng: Random, effort: str, last: int) -> Exchange:
     """A sum that starts from the last result, which must not be negative."""
-    for _ in range(100):
-        b = rng.randint(1, 99 if rng.random() < 0.7 else 999)
+    b = draw_second_number(rng)
+    for _ in range(99):
         if may_state_sum(last, b):
             break
+        b = draw_second_number(rng)
     start = f"The last result is {last}. " if effort == "high" else ""
     if rng.random() < 0.65 or b > last:
         question = rng.choice(PLUS).format(b=b)

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from gptoss_mlx.harmony import Message, render_for_training, render_text
+from gptoss_mlx.harmony import Message, TextContent, render_for_training, render_text
 from gptoss_mlx.pocket.conversations import LETTERWISE, Conversation, Exchange, is_held_out, plain, words_key
 from gptoss_mlx.pocket.evaluate import CATEGORIES, make_questions
 from gptoss_mlx.pocket.mixture import (
@@ -42,7 +42,7 @@ def whole(conversation: Conversation, date: str | None) -> list[Message]:
 def without_marks(message: Message) -> Message:
     return Message(
         message.role,
-        tuple(type(item)(plain(item.text)) if hasattr(item, "text") else item for item in message.content),
+        tuple(type(item)(plain(item.text)) if isinstance(item, TextContent) else item for item in message.content),
         message.name,
         message.recipient,
         message.channel,
