@@ -34,9 +34,8 @@ class CachedDecoder:
         """Drops every sequence but those."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
-    @torch.no_grad()
     def step(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states `[batch, seq, hidden]` of the tokens at those positions `[batch, seq]`."""
+        """Hidden states `[batch, seq, hidden]` of the tokens at those positions `[batch, seq]`, without gradients."""
         network = self.network
         angles = positions.float().unsqueeze(-1) * network.frequencies
         cos, sin = (angles.cos() * network.rope_factor).unsqueeze(1), (angles.sin() * network.rope_factor).unsqueeze(1)
@@ -76,37 +75,37 @@ class CachedDecoder:
         return linear((weights @ values).transpose(1, 2).reshape(batch, seq, heads * size), attention.out)
 
 
-@torch.no_grad()
 def generate_batch(
     network: Network, prompts: list[list[int]], stop_ids: frozenset[int], max_tokens: int, temperature: float, seed: int
 ) -> list[list[int]]:
     """The tokens that follow each prompt, the stop token included if one came. Temperature 0 is greedy."""
-    random = torch.Generator().manual_seed(seed)
-    lengths = [len(prompt) for prompt in prompts]
-    decoder = CachedDecoder(network, len(prompts), max(lengths) + max_tokens)
-    padded = torch.tensor([prompt + [0] * (max(lengths) - len(prompt)) for prompt in prompts])
-    hidden = decoder.step(padded, torch.arange(max(lengths)).expand_as(padded))
-    last = hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
-    made: list[list[int]] = [[] for _ in prompts]
-    active = list(range(len(prompts)))
-    for _ in range(max_tokens):
-        logits = last @ network.head.T
-        if temperature > 0:
-            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=random).squeeze(1)
-        else:
-            chosen = logits.argmax(-1)
-        kept = []
-        for row, (prompt, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
-            made[prompt].append(token)
-            if token not in stop_ids:
-                kept.append(row)
-        if not kept:
-            break
-        if len(kept) < len(active):
-            rows = torch.tensor(kept)
-            decoder.keep(rows)
-            chosen = chosen[rows]
-            active = [active[row] for row in kept]
-        positions = torch.tensor([[lengths[prompt] + len(made[prompt]) - 1] for prompt in active])
-        last = decoder.step(chosen.unsqueeze(1), positions)[:, 0]
-    return made
+    with torch.no_grad():
+        random = torch.Generator().manual_seed(seed)
+        lengths = [len(prompt) for prompt in prompts]
+        decoder = CachedDecoder(network, len(prompts), max(lengths) + max_tokens)
+        padded = torch.tensor([prompt + [0] * (max(lengths) - len(prompt)) for prompt in prompts])
+        hidden = decoder.step(padded, torch.arange(max(lengths)).expand_as(padded))
+        last = hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
+        made: list[list[int]] = [[] for _ in prompts]
+        active = list(range(len(prompts)))
+        for _ in range(max_tokens):
+            logits = last @ network.head.T
+            if temperature > 0:
+                chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=random).squeeze(1)
+            else:
+                chosen = logits.argmax(-1)
+            kept = []
+            for row, (prompt, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
+                made[prompt].append(token)
+                if token not in stop_ids:
+                    kept.append(row)
+            if not kept:
+                break
+            if len(kept) < len(active):
+                rows = torch.tensor(kept)
+                decoder.keep(rows)
+                chosen = chosen[rows]
+                active = [active[row] for row in kept]
+            positions = torch.tensor([[lengths[prompt] + len(made[prompt]) - 1] for prompt in active])
+            last = decoder.step(chosen.unsqueeze(1), positions)[:, 0]
+        return made

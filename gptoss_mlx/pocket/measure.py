@@ -86,18 +86,18 @@ def network_answers(
     return answer_all
 
 
-@torch.no_grad()
 def expert_load(network: Network, tokenizer: Tokenizer, batches: int = 4) -> list[float]:
     """Each layer's entropy of expert load on fresh conversations, as a part of the uniform one."""
-    rounded = rounded_copy(network)
-    total = torch.zeros(network.dims.num_layers, network.dims.num_experts)
-    stream = make_batches(987654321, tokenizer, 8, 384)
-    for _ in range(batches):
-        batch = next(stream)
-        _, _, loads = rounded.hidden(
-            batch.ids, batch.positions, batch.masks(network.dims.sliding_window, torch.float32), torch.float32
-        )
-        total += torch.stack(loads).float()
+    with torch.no_grad():
+        rounded = rounded_copy(network)
+        total = torch.zeros(network.dims.num_layers, network.dims.num_experts)
+        stream = make_batches(987654321, tokenizer, 8, 384)
+        for _ in range(batches):
+            batch = next(stream)
+            _, _, loads = rounded.hidden(
+                batch.ids, batch.positions, batch.masks(network.dims.sliding_window, torch.float32), torch.float32
+            )
+            total += torch.stack(loads).float()
     shares = total / total.sum(-1, keepdim=True)
     entropy = -(shares * (shares + 1e-9).log()).sum(-1) / torch.log(torch.tensor(float(network.dims.num_experts)))
     return [round(float(each), 4) for each in entropy]

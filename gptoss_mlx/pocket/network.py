@@ -242,18 +242,23 @@ class Network(nn.Module):
         self.embedding = nn.Parameter(torch.randn(dims.vocab_size, dims.hidden_size))
         self.layers = nn.ModuleList(DecoderLayer(dims) for _ in range(dims.num_layers))
         self.norm = RMSNorm(dims.hidden_size, dims.rms_norm_eps)
-        self.head = nn.Parameter(torch.randn(dims.vocab_size, dims.hidden_size) * 0.3 * dims.hidden_size**-0.5)
+        # The head starts near the embedding, so that one attention head learns to copy all tokens at once.
+        self.head = nn.Parameter(0.06 * self.embedding.detach() + 0.02 * torch.randn(dims.vocab_size, dims.hidden_size))
         self.frequencies, self.rope_factor = yarn_frequencies(dims)
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
-            nn.init.normal_(layer.attention.qkv.weight, std=dims.hidden_size**-0.5)
-            nn.init.zeros_(layer.attention.qkv.bias)
-            nn.init.normal_(
-                layer.attention.out.weight, std=0.5 * dims.hidden_size**-0.5 / math.sqrt(2 * dims.num_layers)
-            )
-            nn.init.zeros_(layer.attention.out.bias)
-            nn.init.normal_(layer.experts.router.weight, std=dims.hidden_size**-0.5 * 0.5)
-            nn.init.zeros_(layer.experts.router.bias)
+            self.reset(layer)
+        look_back(self.layers[0], self.frequencies)
+
+    def reset(self, layer: DecoderLayer) -> None:
+        """Draws the starting weights of one layer."""
+        width, depth = self.dims.hidden_size**-0.5, (2 * self.dims.num_layers) ** -0.5
+        nn.init.normal_(layer.attention.qkv.weight, std=width)
+        nn.init.zeros_(layer.attention.qkv.bias)
+        nn.init.normal_(layer.attention.out.weight, std=width * depth)
+        nn.init.zeros_(layer.attention.out.bias)
+        nn.init.normal_(layer.experts.router.weight, std=0.5 * width)
+        nn.init.zeros_(layer.experts.router.bias)
 
     def hidden(
         self,
@@ -278,6 +283,25 @@ class Network(nn.Module):
             logits.append(router)
             loads.append(load)
         return self.norm(x), logits, loads
+
+
+def look_back(layer: DecoderLayer, frequencies: Tensor, pairs: int = 6, strength: float = 24.0) -> None:
+    """Starts a layer's first two heads (of one key head) as looking one and two tokens back.
+
+    Copying needs such a head, and a small model takes millions of tokens to find it. The biases alone do it: a pair of
+    them turned by `-delta` positions against its key scores `strength * cos(frequency * (distance - delta))`.
+    """
+    dims, attention = layer.attention.dims, layer.attention
+    size, half, key = dims.head_dim, dims.head_dim // 2, dims.num_attention_heads * dims.head_dim
+    with torch.no_grad():
+        attention.qkv.weight[: 2 * size] *= 0.1
+        attention.qkv.weight[key : key + size] *= 0.1
+        for pair in range(pairs):
+            attention.qkv.bias[key + pair] = strength**0.5
+            for head, delta in ((0, 1), (1, 2)):
+                angle = delta * float(frequencies[pair])
+                attention.qkv.bias[head * size + pair] = strength**0.5 * math.cos(angle)
+                attention.qkv.bias[head * size + half + pair] = -(strength**0.5) * math.sin(angle)
 
 
 def linear(x: Tensor, module: nn.Linear) -> Tensor:

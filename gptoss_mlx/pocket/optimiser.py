@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal; parameters are matrices or stacks of them."""
 
     def __init__(
-        self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+        self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -58,10 +58,11 @@ def make_optimisers(network: nn.Module) -> list[torch.optim.Optimizer]:
             matrices.append(parameter)
         else:
             others.append(parameter)
-    muon = Muon(matrices, lr=0.02)
+    muon = Muon(matrices, lr=0.006)
+    # Rare tokens and the router see noisy gradients in batches this small: their steps stay well below their weights.
     adam = torch.optim.AdamW(
-        [{"params": tables[:1], "lr": 8e-3}, {"params": tables[1:], "lr": 3e-3}, {"params": others, "lr": 3e-3}],
-        betas=(0.9, 0.98),
+        [{"params": tables[:1], "lr": 3e-3}, {"params": tables[1:], "lr": 6e-4}, {"params": others, "lr": 6e-4}],
+        betas=(0.9, 0.99),
         eps=1e-10,
         weight_decay=0.0,
     )

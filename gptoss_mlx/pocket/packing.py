@@ -58,7 +58,7 @@ def sample_texts(seed: int, count: int) -> Iterator[str]:
     """Texts of `count` conversations, piece by piece, for the choice of the vocabulary."""
     rng = Random(seed)
     for _ in range(count):
-        effort = rng.choice(("low", "medium", "high"))
+        effort = rng.choice(tuple(each for each, _ in EFFORT_SHARES))
         date = make_date(rng)
         with_functions = rng.random() < TOOL_SHARE
         conversation = make_tool_conversation(rng, effort) if with_functions else make_conversation(rng, effort, date)

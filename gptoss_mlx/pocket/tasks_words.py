@@ -165,11 +165,14 @@ def make_word_sort(rng: Random, effort: str) -> Exchange:
 
 
 def make_echo(rng: Random, effort: str) -> Exchange:
-    """Words and numbers to repeat: what teaches copying, on which everything else rests."""
+    """Words and numbers to repeat, at times many: what teaches copying, on which everything else rests."""
     pool = (*WORDS, *CITIES, *NAMES)
-    items = [str(rng.randint(0, 999)) if rng.random() < 0.12 else rng.choice(pool) for _ in range(rng.randint(1, 6))]
-    text = rng.choice((" ", " ", ", ", " and ")).join(items)
+    count = rng.randint(8, 24) if rng.random() < 0.35 else rng.randint(1, 6)
+    items = [str(rng.randint(0, 999)) if rng.random() < 0.08 else rng.choice(pool) for _ in range(count)]
+    text = rng.choice((" ", " ", ", ", " and ") if count < 8 else (" ", " ", ", ")).join(items)
     analysis = {"low": "Repeat.", "medium": f"Repeat {text}.", "high": f"Repeat {text}. I copy it word by word."}[
         effort
     ]
+    if count >= 8:
+        analysis = {"low": "Repeat.", "medium": "Repeat all.", "high": "Repeat all. I copy it word by word."}[effort]
     return Exchange(rng.choice(ECHO).format(x=text), analysis, text, "echo:" + text, "repeating", text)

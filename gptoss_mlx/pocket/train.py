@@ -24,7 +24,7 @@ from gptoss_mlx.pocket.optimiser import make_optimisers
 from gptoss_mlx.pocket.quantise import round_mxfp4
 from gptoss_mlx.tokenizer import Tokenizer
 
-BALANCE_WEIGHT = 0.02
+BALANCE_WEIGHT = 0.03
 """Weight of the load-balancing loss. Source: Switch Transformer, arXiv 2101.03961, equation 4."""
 Z_WEIGHT = 1e-3
 """Weight of the router z-loss. Source: ST-MoE, arXiv 2202.08906, equation 5."""
@@ -36,9 +36,9 @@ class Schedule:
 
     warm_up: float = 0.01
     """End of the linear warm-up of the learning rate."""
-    decay_from: float = 0.55
+    decay_from: float = 0.85
     """Start of the linear decay to zero."""
-    quantise_from: float = 0.60
+    quantise_from: float = 0.75
     """From here on the experts are rounded to MXFP4 in the forward pass."""
 
     def rate(self, progress: float) -> float:
@@ -131,7 +131,7 @@ def train(worker: int, settings: Settings) -> None:
         state = torch.load(state_file, weights_only=True)
         network.load_state_dict(state["network"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+            optimiser.load_state_dict({"state": saved["state"], "param_groups": optimiser.state_dict()["param_groups"]})
         step, tokens, elapsed = state["step"], state["tokens"], state["elapsed"]
     batches = make_batches(
         settings.seed + 1000 * step + worker, tokenizer, settings.rows // settings.workers, settings.length
@@ -197,7 +197,7 @@ def save_state(
 def main() -> None:
     """Reads the arguments and trains."""
     parser = argparse.ArgumentParser(description="Train the pocket model.")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("pocket-training"))
     parser.add_argument("--tokenizer", type=Path, default=Path(__file__).parent / "checkpoint")
     parser.add_argument("--minutes", type=float, default=Settings.minutes)
     parser.add_argument("--seed", type=int, default=Settings.seed)

@@ -107,15 +107,12 @@ def make_tokenizer(tokens: Iterable[bytes], ranks: Mapping[bytes, int]) -> dict[
     def spelled(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
 
-    merges = [
-        [spelled(token[:cut]), spelled(token[cut:])]
-        for token in ordered
-        for cut in sorted(
-            range(1, len(token)),
-            key=lambda cut, token=token: (numbers.get(token[:cut], 1 << 30), numbers.get(token[cut:], 1 << 30)),
-        )
-        if token[:cut] in numbers and token[cut:] in numbers
-    ]
+    def cuts(token: bytes) -> list[int]:
+        """Where the token can be cut into two others, by their ranks."""
+        places = [cut for cut in range(1, len(token)) if token[:cut] in numbers and token[cut:] in numbers]
+        return sorted(places, key=lambda cut: (numbers[token[:cut]], numbers[token[cut:]]))
+
+    merges = [[spelled(token[:cut]), spelled(token[cut:])] for token in ordered for cut in cuts(token)]
     names = {number: name for name, number in GPT_OSS_IDS.items()}
     names[LAST_SPECIAL] = "<|endofprompt|>"
     added = [
