@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 QUESTION = "What is 17 plus 25?"
+GREEDY = ("--temperature", "0", "--date", "2026-01-31")
+"""Nothing is left to chance, nor to the day of the test."""
 
 
 def gptoss(*arguments: str, stdin: str = "", home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -30,7 +32,7 @@ def gptoss(*arguments: str, stdin: str = "", home: Path | None = None) -> subpro
 
 
 def test_ask_prints_the_answer_and_nothing_else():
-    done = gptoss("ask", QUESTION, "--temperature", "0", "-e", "high")
+    done = gptoss("ask", QUESTION, *GREEDY, "-e", "high")
     assert (done.returncode, done.stderr) == (0, "")
     assert "42" in done.stdout
     assert done.stdout.endswith("\n")
@@ -38,19 +40,19 @@ def test_ask_prints_the_answer_and_nothing_else():
 
 
 def test_ask_takes_its_question_from_a_pipe():
-    done = gptoss("ask", "-", "--temperature", "0", "-e", "high", stdin=QUESTION + "\n")
+    done = gptoss("ask", "-", *GREEDY, "-e", "high", stdin=QUESTION + "\n")
     assert "42" in done.stdout
 
 
 def test_reasoning_goes_to_standard_error_when_asked_for():
-    done = gptoss("ask", QUESTION, "--show-reasoning", "--temperature", "0", "-e", "high")
+    done = gptoss("ask", QUESTION, "--show-reasoning", *GREEDY, "-e", "high")
     assert "42" in done.stdout
     assert done.stderr.strip()
     assert done.stderr.strip() not in done.stdout
 
 
 def test_json_is_one_event_a_line_and_ends_with_the_reply():
-    done = gptoss("ask", QUESTION, "--json", "--temperature", "0", "-e", "high")
+    done = gptoss("ask", QUESTION, "--json", *GREEDY, "-e", "high")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert events[0]["type"] == "prompt_progress"
     assert events[-1]["type"] == "done"
@@ -59,18 +61,18 @@ def test_json_is_one_event_a_line_and_ends_with_the_reply():
 
 
 def test_an_answer_without_code_is_an_error_of_extract_and_is_not_lost():
-    done = gptoss("ask", "Hello!", "-x", "--temperature", "0")
+    done = gptoss("ask", "Hello!", "-x", *GREEDY)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no code block" in done.stderr
 
 
 def test_chat_answers_the_lines_of_a_pipe_as_one_conversation():
-    done = gptoss("chat", "--plain", "--temperature", "0", "-e", "high", stdin=f"{QUESTION}\nand plus 5?\n")
+    done = gptoss("chat", "--plain", *GREEDY, "-e", "high", stdin=f"{QUESTION}\nMy name is Ada.\nWhat is my name?\n")
     assert done.returncode == 0
     assert done.stdout.startswith(f"> {QUESTION}\n")
     assert re.search(r"thought for \d+\.\d s, \d+ tokens", done.stdout)
     assert "42" in done.stdout
-    assert "47" in done.stdout
+    assert "Ada" in done.stdout.split("> What is my name?")[1]
 
 
 def test_chat_without_a_terminal_and_without_lines_answers_a_sample_question():
@@ -149,7 +151,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_a_conversation_at_a_terminal(home: Path, tmp_path: Path):
-    terminal = Terminal(home, "chat", "--plain", "--temperature", "0", "-e", "high")
+    terminal = Terminal(home, "chat", "--plain", *GREEDY, "-e", "high")
     terminal.wait_for(r"/help lists the commands.*\n> ")
     terminal.type(QUESTION + "\n")
     assert "42" in terminal.wait_for(r"thought for .*\n[^>]*\n> ")
@@ -175,7 +177,7 @@ def test_a_conversation_at_a_terminal(home: Path, tmp_path: Path):
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(home: Path):
-    terminal = Terminal(home, "chat", "--plain", "--temperature", "0", "-e", "high")
+    terminal = Terminal(home, "chat", "--plain", *GREEDY, "-e", "high")
     terminal.wait_for(r"\n> ")
     terminal.type("What is 123 plus 456?\n")
     # Past the echo of the question: the reasoning has begun.
