@@ -98,7 +98,10 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
     """Options that every turn takes. Their defaults are the API's."""
     turn = parser.add_argument_group("how to answer")
     turn.add_argument(
-        "-e", "--effort", choices=("none", "low", "medium", "high"), help="how long to think first (default: medium)"
+        "-e",
+        "--effort",
+        choices=("none", "low", "medium", "high"),
+        help="how long to think first (default: medium; the pocket model: high)",
     )
     turn.add_argument("--system", metavar="TEXT", help="instructions for the model")
     turn.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens, reasoning included")

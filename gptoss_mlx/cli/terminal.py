@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Self
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.events import ChannelStart, Done, Event, ParseWarning, PromptProgress, Reply, TextDelta, ToolCall
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
+from gptoss_mlx.models import find_model
 from gptoss_mlx.options import OptionArguments
 
 if TYPE_CHECKING:
@@ -101,7 +102,12 @@ class ProgressBar:
 
 
 def load_with_progress(model: str, context: int | None, defaults: OptionArguments) -> GptOss:
-    """The model, with a bar while its weights are read."""
+    """The model, with a bar while its weights are read.
+
+    The pocket model thinks with high effort unless told otherwise: it is quick, and right far more often.
+    """
+    if find_model(model).is_pocket:
+        defaults.setdefault("effort", "high")
     with ProgressBar("Loading weights", unit_bytes=True) as bar:
         return GptOss(model, context=context, progress=bar.update, defaults=defaults)
 
