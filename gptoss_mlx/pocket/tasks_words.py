@@ -124,7 +124,14 @@ def make_letter_count(rng: Random, effort: str) -> Exchange:
     }[effort]
     question = rng.choice(COUNT).format(w=word, c=letter if rng.random() < 0.7 else letter.upper())
     answer = f"The letter {letter} appears {count} time{'s' if count != 1 else ''} in {word}."
-    return Exchange(question, analysis, answer, f"count:{letter},{word}", "letter count", f"{letter} appears {count} ")
+    return Exchange(
+        question,
+        analysis,
+        answer,
+        f"count:{letter},{word}",
+        "letter count",
+        f"{letter} appears {count} time{'s' if count != 1 else ''} in {word}",
+    )
 
 
 def make_length(rng: Random, effort: str) -> Exchange:
@@ -138,7 +145,7 @@ def make_length(rng: Random, effort: str) -> Exchange:
     }[effort]
     answer = f"The word {word} has {len(word)} letters."
     return Exchange(
-        rng.choice(LENGTH).format(w=word), analysis, answer, "length:" + word, "word length", f"has {len(word)} "
+        rng.choice(LENGTH).format(w=word), analysis, answer, "length:" + word, "word length", f"has {len(word)} letters"
     )
 
 
