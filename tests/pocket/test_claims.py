@@ -44,9 +44,3 @@ def test_99_percent_of_turns_are_well_formed_and_the_experts_are_evenly_used(poc
     result = measure(pocket, CATEGORIES, EFFORTS, 10)
     assert result["well_formed"] >= 0.99
     assert min(result["expert_load_entropy"]) >= 0.9
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_at_least_95_percent_of_tool_calls_are_right_and_their_results_used(pocket: GptOss):
-    assert measure(pocket, ("tool",), ("high",), 100)["scores"][0]["right"] >= 0.95
