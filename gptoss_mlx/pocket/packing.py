@@ -23,7 +23,8 @@ Row = tuple[list[int], list[int], list[int], list[int]]
 
 def make_rows(rng: Random, tokenizer: Tokenizer, length: int, count: int) -> list[Row]:
     """Rows that share one system message; what found no room in a row comes first in the next."""
-    effort = rng.choices([each for each, _ in EFFORT_SHARES], [share for _, share in EFFORT_SHARES])[0]
+    efforts: list[ReasoningEffort] = [each for each, _ in EFFORT_SHARES]
+    effort = rng.choices(efforts, [share for _, share in EFFORT_SHARES])[0]
     with_functions = rng.random() < TOOL_SHARE
     date = make_date(rng)
     system = system_ids(effort, date, with_functions, tokenizer)
@@ -57,8 +58,9 @@ def make_rows(rng: Random, tokenizer: Tokenizer, length: int, count: int) -> lis
 def sample_texts(seed: int, count: int) -> Iterator[str]:
     """Texts of `count` conversations, piece by piece, for the choice of the vocabulary."""
     rng = Random(seed)
+    efforts: list[ReasoningEffort] = [each for each, _ in EFFORT_SHARES]
     for _ in range(count):
-        effort = rng.choice(tuple(each for each, _ in EFFORT_SHARES))
+        effort = rng.choices(efforts)[0]
         date = make_date(rng)
         with_functions = rng.random() < TOOL_SHARE
         conversation = make_tool_conversation(rng, effort) if with_functions else make_conversation(rng, effort, date)
