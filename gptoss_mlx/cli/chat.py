@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from gptoss_mlx.chat import Chat, ExportFormat
 from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, turn_options
 from gptoss_mlx.errors import GptOssError, UsageError
-from gptoss_mlx.options import EFFORTS
+from gptoss_mlx.options import EFFORTS, Effort
 from gptoss_mlx.settings import history_file
 from gptoss_mlx.stream import Stream
 
@@ -165,11 +165,11 @@ class PlainChat:
         print(HELP)
 
     def _effort(self, word: str) -> None:
-        level = next((effort for effort in EFFORTS if effort == word), None)
-        if level is None:
+        levels: dict[str, Effort] = {effort: effort for effort in EFFORTS}
+        if word not in levels:
             raise UsageError(f"{word!r} is no effort; expected one of {', '.join(EFFORTS)}")
-        self._chat.defaults = {**self._chat.defaults, "effort": level}
-        print(self._style.dim(f"effort: {level}"))
+        self._chat.defaults["effort"] = levels[word]
+        print(self._style.dim(f"effort: {word}"))
 
     def _reasoning(self, _: str) -> None:
         self._show_reasoning = not self._show_reasoning
