@@ -5,32 +5,33 @@
     with load("pocket") as model:
         print(model.ask("What is 17 plus 25?"))
 
-Names are loaded when they are first used, so that the import costs next to nothing.
+All but the exceptions is loaded when it is first used, so that the import costs next to nothing.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gptoss_mlx.errors import (
+    Cancelled,
+    ChecksumError,
+    ConfigError,
+    ContextOverflow,
+    DownloadError,
+    EngineClosed,
+    EngineError,
+    GptOssError,
+    HarmonyError,
+    ModelNotFound,
+    NotEnoughDisk,
+    NotEnoughMemory,
+    TokenizerError,
+    UsageError,
+    WeightsError,
+)
+
 if TYPE_CHECKING:
     from gptoss_mlx.api import GptOss, load
     from gptoss_mlx.chat import Chat
-    from gptoss_mlx.errors import (
-        Cancelled,
-        ChecksumError,
-        ConfigError,
-        ContextOverflow,
-        DownloadError,
-        EngineClosed,
-        EngineError,
-        GptOssError,
-        HarmonyError,
-        ModelNotFound,
-        NotEnoughDisk,
-        NotEnoughMemory,
-        TokenizerError,
-        UsageError,
-        WeightsError,
-    )
     from gptoss_mlx.events import (
         ChannelStart,
         Done,
@@ -51,23 +52,6 @@ __version__ = "0.1.0"
 _HOMES = {
     "gptoss_mlx.api": ("GptOss", "load"),
     "gptoss_mlx.chat": ("Chat",),
-    "gptoss_mlx.errors": (
-        "Cancelled",
-        "ChecksumError",
-        "ConfigError",
-        "ContextOverflow",
-        "DownloadError",
-        "EngineClosed",
-        "EngineError",
-        "GptOssError",
-        "HarmonyError",
-        "ModelNotFound",
-        "NotEnoughDisk",
-        "NotEnoughMemory",
-        "TokenizerError",
-        "UsageError",
-        "WeightsError",
-    ),
     "gptoss_mlx.events": (
         "ChannelStart",
         "Done",

@@ -9,6 +9,7 @@ with load("pocket") as model:
 import asyncio
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from gptoss_mlx.chat import Chat, today
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine import Engine, Ticket
-from gptoss_mlx.errors import ContextOverflow, UsageError
+from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import render_for_completion, render_text
@@ -87,8 +88,15 @@ class GptOss:
         self.tokenizer: Tokenizer = Tokenizer.from_file(
             found.folder / "tokenizer.json", vocab_size=self.config.vocab_size
         )
-        self.engine: Engine = Engine(lambda: load_model(found.folder, progress=progress), wait=wait)
+        self._stop_loading = threading.Event()
+        self.engine: Engine = Engine(lambda: load_model(found.folder, progress=self._loading(progress)), wait=False)
         """The thread that owns the weights."""
+        if wait:
+            try:
+                self.engine.wait_until_loaded()
+            except BaseException:
+                self.close()
+                raise
 
     # One turn
 
@@ -195,7 +203,8 @@ class GptOss:
     # Its end
 
     def close(self) -> None:
-        """Stops what runs, frees the weights and ends the thread. The object is of no use afterwards."""
+        """Stops what runs, loading too, frees the weights and ends the thread. The object is of no use afterwards."""
+        self._stop_loading.set()
         self.engine.close()
 
     async def aclose(self) -> None:
@@ -221,6 +230,18 @@ class GptOss:
     def __repr__(self) -> str:
         state = "closed" if self.engine.closed else f"context {self.context_limit}"
         return f"<GptOss {self.name}: {self.config.num_hidden_layers} layers, {state}>"
+
+    def _loading(self, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
+        """What loading reports to: `progress`, and the place where it is stopped when nobody waits any more."""
+        stop = self._stop_loading
+
+        def report(done: int, total: int) -> None:
+            if stop.is_set():
+                raise Cancelled(f"loading was stopped after {done} of {total} bytes")
+            if progress is not None:
+                progress(done, total)
+
+        return report
 
     def _options(self, arguments: OptionArguments) -> Options:
         merged: OptionArguments = {**self.defaults, **arguments}

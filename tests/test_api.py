@@ -198,6 +198,24 @@ def test_progress_of_loading_ends_at_the_whole():
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+def test_closing_stops_the_loading_between_two_pieces():
+    reported: list[int] = []
+    begun = threading.Event()
+    closed = threading.Event()
+
+    def slowly(done: int, total: int) -> None:
+        reported.append(done)
+        begun.set()
+        closed.wait(10)
+
+    model = GptOss("pocket", wait=False, progress=slowly)
+    assert begun.wait(10)
+    threading.Timer(0.1, closed.set).start()
+    model.close()
+    assert len(reported) == 1
+    assert not model.engine._thread.is_alive()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("20b", "hf download openai/gpt-oss-20b"), ("120b", "65.2 GB"), ("nonsense", "there is no model 'nonsense'")],

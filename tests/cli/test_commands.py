@@ -137,6 +137,11 @@ class Terminal:
         return seen
 
     def interrupt(self) -> None:
+        # No person is faster: readline shows its prompt a moment before it waits, and misses a signal in between.
+        time.sleep(0.3)
+        self.interrupt_at_once()
+
+    def interrupt_at_once(self) -> None:
         os.kill(self._process.pid, signal.SIGINT)
 
     def end(self) -> int:
@@ -182,7 +187,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_chat(home: Path):
     terminal.type("What is 123 plus 456?\n")
     # Past the echo of the question: the reasoning has begun.
     terminal.wait_for(r"456\?\r?\n +\S")
-    terminal.interrupt()
+    terminal.interrupt_at_once()
     terminal.wait_for(r"\[stopped\]\r?\n> ")
     terminal.type("/again\n")
     terminal.wait_for(r"579[^>]*\n> ")
