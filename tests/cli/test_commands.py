@@ -184,11 +184,16 @@ def test_a_conversation_at_a_terminal(home: Path, tmp_path: Path):
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(home: Path):
     terminal = Terminal(home, "chat", "--plain", *GREEDY, "-e", "high")
     terminal.wait_for(r"\n> ")
-    terminal.type("What is 123 plus 456?\n")
-    # Past the echo of the question: the reasoning has begun.
-    terminal.wait_for(r"456\?\r?\n +\S")
-    terminal.interrupt_at_once()
-    terminal.wait_for(r"\[stopped\]\r?\n> ")
+    # On a busy machine the short answer may be over before the signal comes; then it is asked again.
+    for _ in range(5):
+        terminal.type("What is 123 plus 456?\n")
+        # Past the echo of the question: the reasoning has begun.
+        terminal.wait_for(r"456\?\r?\n +\S")
+        terminal.interrupt_at_once()
+        if "[stopped]" in terminal.wait_for(r"\r?\n> "):
+            break
+    else:
+        pytest.fail("Ctrl-C never stopped an answer")
     terminal.type("/again\n")
     terminal.wait_for(r"579[^>]*\n> ")
     terminal.interrupt()
