@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from gptoss_mlx.cache import FullLayerCache, SlidingLayerCache
-from gptoss_mlx.ops import Heads, Linear, Norm, Rotation, current_ops
+from gptoss_mlx.ops import Heads, Norm, Projection, Rotation, current_ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Attention:
 
     norm: Norm
     """`input_layernorm`."""
-    qkv: Linear
+    qkv: Projection
     """q, k and v stacked: `[(query_heads + 2 * kv_heads) * dim, hidden]`."""
-    output: Linear
+    output: Projection
     """`o_proj`: `[hidden, query_heads * dim]`."""
     sinks: mx.array
     """One logit per query head, `[query_heads]`."""

@@ -20,7 +20,7 @@ from gptoss_mlx.errors import HarmonyError
 from gptoss_mlx.generate import all_logits
 from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, ReasoningEffort, parse_tokens
 from gptoss_mlx.model import Model
-from gptoss_mlx.ops import Linear, Norm, ReferenceOps, use_ops
+from gptoss_mlx.ops import Norm, Projection, ReferenceOps, use_ops
 from gptoss_mlx.options import OptionArguments
 from gptoss_mlx.pocket.evaluate import AnswerAll, Prompt, Reply, Score, make_questions, score, summarise
 
@@ -141,7 +141,7 @@ class _CountingOps(ReferenceOps):
         self._calls = 0
 
     def norm_router(
-        self, x: mx.array, norm: Norm, router: Linear, experts_per_token: int
+        self, x: mx.array, norm: Norm, router: Projection, experts_per_token: int
     ) -> tuple[mx.array, mx.array, mx.array]:
         normed, experts, weights = super().norm_router(x, norm, router, experts_per_token)
         layers, count = self.visits.shape

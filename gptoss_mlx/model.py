@@ -14,7 +14,7 @@ from gptoss_mlx.cache import FullLayerCache, KVCache, SlidingLayerCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.moe import Experts
-from gptoss_mlx.ops import Linear, Norm, Rotation, current_ops
+from gptoss_mlx.ops import Norm, Projection, Rotation, current_ops
 from gptoss_mlx.rope import YarnRope
 
 
@@ -37,16 +37,16 @@ class Model:
         self,
         config: ModelConfig,
         *,
-        embedding: mx.array,
+        embedding: Projection,
         layers: Sequence[DecoderLayer],
         norm: Norm,
-        lm_head: Linear,
+        lm_head: Projection,
         dtype: mx.Dtype,
     ) -> None:
         self.config = config
         """The model's shape."""
         self.embedding = embedding
-        """`[vocab, hidden]`."""
+        """`[vocab, hidden]`, no bias."""
         self.layers = list(layers)
         """The decoder layers, first to last."""
         self.norm = norm
@@ -75,7 +75,7 @@ class Model:
         before = cache.snapshot()
         try:
             rotation = self._rope.rotation(offset, seq)
-            x = self.embedding[tokens].astype(self.dtype)
+            x = current_ops().embed(tokens, self.embedding, self.dtype)
             for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, layer_cache, rotation)
             return current_ops().norm_lm_head(x[:, -1:] if last_only else x, self.norm, self.lm_head)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from gptoss_mlx.ops import ExpertLinear, Linear, Norm, current_ops, make_routing
+from gptoss_mlx.ops import ExpertLinear, Norm, Projection, current_ops, make_routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Experts:
 
     norm: Norm
     """`post_attention_layernorm`."""
-    router: Linear
+    router: Projection
     """`[experts, hidden]`."""
     gate_up: ExpertLinear
     """`[experts, 2 * intermediate, hidden]`; even rows gate, odd rows up."""

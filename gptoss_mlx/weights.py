@@ -21,7 +21,7 @@ from gptoss_mlx.errors import ModelNotFound, NotEnoughMemory, UsageError, Weight
 from gptoss_mlx.model import DecoderLayer, Model
 from gptoss_mlx.moe import Experts
 from gptoss_mlx.mxfp4 import NAN_SCALE
-from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm
+from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear
 from gptoss_mlx.safetensors_file import TensorEntry, read_tensor_entries
 
 Progress = Callable[[int, int], None]
@@ -185,7 +185,7 @@ class _Loader:
         norm, lm_head = self._norm("model.norm"), Linear(self._dense("lm_head.weight"))
         self._finish(norm.weight, lm_head.weight)
         layers = [self._layer(f"model.layers.{number}.") for number in range(config.num_hidden_layers)]
-        return Model(config, embedding=embedding, layers=layers, norm=norm, lm_head=lm_head, dtype=self._dtype)
+        return Model(config, embedding=Linear(embedding), layers=layers, norm=norm, lm_head=lm_head, dtype=self._dtype)
 
     def _layer(self, prefix: str) -> DecoderLayer:
         config = self._config
@@ -274,9 +274,11 @@ class _Loader:
         self._progress(self._done_bytes, self._total_bytes)
 
 
-def _arrays(linear: Linear | ExpertLinear) -> list[mx.array]:
+def _arrays(linear: Projection | ExpertLinear) -> list[mx.array]:
     if isinstance(linear, ExpertLinear):
         return [linear.blocks, linear.scales, linear.bias]
+    if isinstance(linear, QuantizedLinear):
+        return [linear.weight, linear.scales, linear.biases, *([] if linear.bias is None else [linear.bias])]
     return [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
 
 

@@ -76,7 +76,7 @@ def test_the_sizes_in_memory_are_those_that_the_choice_of_dtype_counts_on(tmp_pa
     mx.clear_cache()
     before = mx.get_active_memory()
     model = load_model(folder, dtype=mx.float32)
-    assert model.embedding.dtype == mx.bfloat16
+    assert model.embedding.weight.dtype == mx.bfloat16
     assert mx.get_active_memory() - before == pytest.approx(loaded_bytes(config, mx.float32), rel=0.03)
 
 

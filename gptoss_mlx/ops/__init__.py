@@ -1,0 +1,38 @@
+"""The accelerated operations of one forward pass: one interface, and the implementations behind it.
+
+Whoever runs the model asks `current_ops()` for the implementation: the reference in plain MLX, Metal kernels where they
+are right and faster, or what a test put there with `use_ops`.
+"""
+
+from gptoss_mlx.ops.interface import (
+    SORT_FROM_PAIRS,
+    ExpertLinear,
+    Heads,
+    Linear,
+    Norm,
+    Ops,
+    Projection,
+    QuantizedLinear,
+    Rotation,
+    Routing,
+    make_routing,
+)
+from gptoss_mlx.ops.reference import ReferenceOps
+from gptoss_mlx.ops.selection import current_ops, use_ops
+
+__all__ = [
+    "SORT_FROM_PAIRS",
+    "ExpertLinear",
+    "Heads",
+    "Linear",
+    "Norm",
+    "Ops",
+    "Projection",
+    "QuantizedLinear",
+    "ReferenceOps",
+    "Rotation",
+    "Routing",
+    "current_ops",
+    "make_routing",
+    "use_ops",
+]

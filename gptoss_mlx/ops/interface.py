@@ -1,0 +1,219 @@
+"""The accelerated operations of one forward pass: what each takes and gives.
+
+A decoder layer is seven operations, cut where a fused kernel would be cut:
+
+    x ── norm_qkv_rope ── (cache write) ── attention ── linear_residual ──┐
+    ┌── norm_router ── expert_gate_up ── expert_down ────────────────────┘
+
+with `embed` before the first layer and `norm_lm_head` after the last.
+
+Owns: the interface and the small bundles of arrays that it takes. Does not own: how an operation is computed
+(`reference`, `cpu`), the order of a layer (`attention`, `moe`, `model`), nor what is kept between steps (`cache`).
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+import mlx.core as mx
+
+SORT_FROM_PAIRS: Final = 64
+"""From this many (token, expert) pairs on, they are sorted by expert, so that one expert's weights are read once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A dense projection: `x @ weight.T + bias`."""
+
+    weight: mx.array
+    """`[out, in]`."""
+    bias: mx.array | None = None
+    """`[out]`, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLinear:
+    """A dense projection in MLX's affine quantisation: each group of a row's values is `scale * code + offset`."""
+
+    weight: mx.array
+    """uint32 `[out, in * bits / 32]`: the unsigned codes of a row one after the other, the first in the lowest bits."""
+    scales: mx.array
+    """`[out, in / group_size]`, floating."""
+    biases: mx.array
+    """`[out, in / group_size]`, floating: the groups' offsets, by MLX's name."""
+    bits: int
+    """Bits of a code: 2, 3, 4, 5, 6 or 8."""
+    group_size: int
+    """Values that share a scale and an offset: 32, 64 or 128."""
+    bias: mx.array | None = None
+    """`[out]`, or None."""
+
+
+Projection: TypeAlias = Linear | QuantizedLinear
+"""A dense projection, quantised or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLinear:
+    """One projection of every expert, in MXFP4."""
+
+    blocks: mx.array
+    """uint32 `[experts, out, in / 8]`: eight E2M1 codes a word, the first in the lowest four bits."""
+    scales: mx.array
+    """uint8 `[experts, out, in / 32]`: E8M0."""
+    bias: mx.array
+    """`[experts, out]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """An RMSNorm: `x / sqrt(mean(x^2) + eps) * weight`."""
+
+    weight: mx.array
+    """`[hidden]`."""
+    eps: float
+
+
+class Heads(NamedTuple):
+    """How attention is divided."""
+
+    query: int
+    """Query heads."""
+    kv: int
+    """Key/value heads; query head h uses key/value head h // (query // kv)."""
+    dim: int
+    """Width of one head."""
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by: 1 / sqrt(dim)."""
+        return float(self.dim**-0.5)
+
+
+class Rotation(NamedTuple):
+    """The rotary turn of each pair (d, d + dim/2) at each position of the call."""
+
+    cos: mx.array
+    """float32 `[seq, dim / 2]`."""
+    sin: mx.array
+    """float32 `[seq, dim / 2]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Which experts each token visits, and the order in which the (token, expert) pairs are worked off."""
+
+    experts: mx.array
+    """uint32 `[batch, seq, experts_per_token]`, the strongest first."""
+    weights: mx.array
+    """float32 `[batch, seq, experts_per_token]`; each token's sum to 1."""
+    order: mx.array | None
+    """uint32 `[pairs]`: pairs (token * experts_per_token + choice) sorted by expert; None for their natural order."""
+
+    @property
+    def pair_experts(self) -> mx.array:
+        """The expert of each pair, uint32 `[pairs]`, in the order of work."""
+        flat = self.experts.reshape(-1)
+        return flat if self.order is None else flat[self.order]
+
+
+def make_routing(experts: mx.array, weights: mx.array) -> Routing:
+    """The routing for `experts` and `weights`, `[batch, seq, experts_per_token]`, its pairs sorted when that pays."""
+    order = mx.argsort(experts.reshape(-1)) if experts.size >= SORT_FROM_PAIRS else None
+    return Routing(experts, weights, order)
+
+
+class Ops(Protocol):
+    """One implementation of every accelerated operation. All are pure: no argument is changed.
+
+    Results have the dtype of `x`, unless something else is said.
+    """
+
+    def runs_apart(self, lm_head: Projection) -> bool:
+        """Whether a model with this lm_head, the largest of its projections, is computed apart from the caller.
+
+        If so, a forward pass is queued and the caller goes on; if not, most of it is computed before the call returns.
+        """
+        ...
+
+    def embed(self, tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
+        """The rows of `table` (`[vocab, hidden]`, no bias) for `tokens` `[batch, seq]`: `[batch, seq, hidden]`.
+
+        The result has dtype `dtype`.
+        """
+        ...
+
+    def norm_qkv_rope(
+        self, x: mx.array, norm: Norm, qkv: Projection, heads: Heads, rotation: Rotation
+    ) -> tuple[mx.array, mx.array]:
+        """Queries `[batch, query_heads, seq, dim]`, and the rows for the KV cache `[batch, 2 * kv_heads, seq, dim]`.
+
+        `x` is `[batch, seq, hidden]`; `qkv` stacks the outputs of q, k and v. Queries and keys are rotated. A row's
+        first `kv_heads` heads are keys, the rest values, so that one write serves both.
+        """
+        ...
+
+    def write_rows(self, buffer: mx.array, rows: mx.array, start: int) -> mx.array:
+        """`buffer` `[batch, heads, capacity, dim]` with `rows` `[batch, heads, seq, dim]` from position `start` on.
+
+        Runs in place when nobody else holds `buffer`.
+        """
+        ...
+
+    def full_attention(self, q: mx.array, kv: mx.array, length: int, sinks: mx.array, heads: Heads) -> mx.array:
+        """Causal attention of the last `seq` of `length` positions to all of them, `[batch, seq, query_heads * dim]`.
+
+        `q` is `[batch, query_heads, seq, dim]`; `kv` is the whole buffer `[batch, 2 * kv_heads, capacity, dim]`, of
+        which the first `length` positions count. `sinks` `[query_heads]` are logits that join the softmax's
+        denominator only.
+        """
+        ...
+
+    def banded_attention(self, q: mx.array, kv: mx.array, window: int, sinks: mx.array, heads: Heads) -> mx.array:
+        """Attention of `seq` queries to `window` positions each, their own included: `[batch, seq, query_heads * dim]`.
+
+        `kv` is `[batch, 2 * kv_heads, history + seq, dim]` in order of position; its last `seq` rows are the queries'
+        own.
+        """
+        ...
+
+    def ring_attention(
+        self, q: mx.array, rows: mx.array, ring: mx.array, position: int, sinks: mx.array, heads: Heads
+    ) -> tuple[mx.array, mx.array]:
+        """One token's attention over the ring, `[batch, 1, query_heads * dim]`, and the ring with its rows written.
+
+        `ring` is `[batch, 2 * kv_heads, window, dim]`; position p lies in slot p % window, and `rows`
+        `[batch, 2 * kv_heads, 1, dim]` belong to `position`.
+        """
+        ...
+
+    def linear_residual(self, x: mx.array, linear: Projection, residual: mx.array) -> mx.array:
+        """`residual + linear(x)`, `[batch, seq, hidden]`."""
+        ...
+
+    def norm_router(
+        self, x: mx.array, norm: Norm, router: Projection, experts_per_token: int
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """The normed `x`, each token's strongest experts (uint32) and their softmax weights (float32).
+
+        Experts and weights are `[batch, seq, experts_per_token]`, the strongest first; of equal logits the lower
+        expert.
+        """
+        ...
+
+    def expert_gate_up(
+        self, x: mx.array, routing: Routing, gate_up: ExpertLinear, limit: float, alpha: float
+    ) -> mx.array:
+        """Each pair's activation inside its expert, `[pairs, intermediate]`, in the routing's order of work.
+
+        `gate_up` has gate in its even rows and up in its odd ones; gate is clamped to at most `limit`, up to
+        [-limit, limit], and the result is `gate * sigmoid(alpha * gate) * (up + 1)`.
+        """
+        ...
+
+    def expert_down(self, inner: mx.array, routing: Routing, down: ExpertLinear, residual: mx.array) -> mx.array:
+        """`residual` plus the weighted sum of each token's experts' outputs, `[batch, seq, hidden]`."""
+        ...
+
+    def norm_lm_head(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
+        """Logits, float32 `[batch, seq, vocab]`."""
+        ...
