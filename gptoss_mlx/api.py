@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.chat import Chat, today
+from gptoss_mlx.checkpoint import find_tokenizer
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine import Engine, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
@@ -44,7 +45,8 @@ def load(
 ) -> "GptOss":
     """A model, ready to answer.
 
-    `model` is `"pocket"` or the path of a folder with a checkpoint in Hugging Face's layout; `context` the context
+    `model` is `"pocket"`, the name of a converted model, or the path of a folder with a checkpoint: converted, or as
+    Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context
     length in tokens (default: all that the model was made for); `progress(done_bytes, total_bytes)` is called while
     weights are read, on another thread; `defaults` are options for every turn. Raises ModelNotFound, ConfigError,
     WeightsError, TokenizerError, UsageError.
@@ -85,9 +87,7 @@ class GptOss:
         """Tokens of a conversation at most, the answer included."""
         self.defaults: OptionArguments = defaults or {}
         """Options for every turn, under what a call gives itself."""
-        self.tokenizer: Tokenizer = Tokenizer.from_file(
-            found.folder / "tokenizer.json", vocab_size=self.config.vocab_size
-        )
+        self.tokenizer: Tokenizer = Tokenizer.from_file(find_tokenizer(found.folder), vocab_size=self.config.vocab_size)
         self._stop_loading = threading.Event()
         self.engine: Engine = Engine(lambda: load_model(found.folder, progress=self._loading(progress)), wait=False)
         """The thread that owns the weights."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, Self
 
 from gptoss_mlx.errors import ConfigError
+from gptoss_mlx.original_config import in_huggingface_words, is_original
 
 LayerType = Literal["sliding_attention", "full_attention"]
 """How far a decoder layer looks back: `sliding_window` tokens, or all of them."""
@@ -66,6 +67,10 @@ _ROPE_HARMLESS: Final = frozenset({"type"})
 
 _QUANTIZATION_KEYS: Final = frozenset({"quant_method", "modules_to_not_convert", "dequantize"})
 """What an MXFP4 checkpoint says about its quantization; the tensors' dtypes are checked when they are loaded."""
+
+
+_MLX_MODES: Final = ("mxfp4", "affine")
+"""Kinds of quantisation in an mlx-community folder that this code computes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +215,17 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, source: str = "config") -> Self:
-        """The config that `values` describe; `source` names them in errors.
+        """The config that `values` describe in Hugging Face's words, or in those of OpenAI's original/config.json.
+
+        `source` names them in errors.
 
         Raises `ConfigError` for a missing key, a value of the wrong kind, dimensions that do not fit together, and
         every key that this code does not know to be harmless.
         """
-        keys = _Keys(values, source)
+        keys = _Keys(in_huggingface_words(values, source) if is_original(values) else values, source)
         keys.equals("model_type", "gpt_oss")
         for key, expected in _FIXED_KEYS.items():
-            if key in values:
+            if key in keys.values:
                 keys.equals(key, expected)
         layers = keys.integer("num_hidden_layers")
         config = cls(
@@ -367,9 +374,29 @@ def _read_rope(keys: _Keys) -> YarnParameters:
 
 
 def _check_quantization(keys: _Keys) -> None:
+    """Raises `ConfigError` unless the experts are MXFP4, as transformers or as mlx-lm says it."""
+    mlx = keys.raw("quantization")
+    if mlx is not None:
+        # mlx-lm writes the same object under both names; older versions wrote this one only.
+        if keys.raw("quantization_config") not in (None, mlx):
+            raise keys.error("quantization_config", "the same values as quantization, or only one of the two")
+        _check_mlx_quantization(keys.inner("quantization"))
+        return
     quantization = keys.inner("quantization_config")
     quantization.equals("quant_method", "mxfp4")
     quantization.refuse_unread(_QUANTIZATION_KEYS)
+
+
+def _check_mlx_quantization(quantization: _Keys) -> None:
+    """Raises `ConfigError` for a mode that is neither MXFP4 nor affine; bits and groups are read off the tensors."""
+    default = quantization.raw("mode")
+    modes = {"mode": "affine" if default is None else default}
+    for path, settings in quantization.values.items():
+        if isinstance(settings, dict):
+            modes[path] = settings.get("mode", "affine")
+    for path, mode in modes.items():
+        if mode not in _MLX_MODES:
+            raise quantization.error(path, f"the mode {' or '.join(map(repr, _MLX_MODES))}")
 
 
 def _check_dimensions(config: ModelConfig, source: str) -> None:

@@ -10,7 +10,7 @@ tensors a model needs (`weights`). Source: https://huggingface.co/docs/safetenso
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -20,8 +20,11 @@ from gptoss_mlx.errors import ModelNotFound, WeightsError
 INDEX_NAME: Final = "model.safetensors.index.json"
 """Says which file of several holds which tensor."""
 
-SINGLE_NAME: Final = "model.safetensors"
-"""The one file of a checkpoint that is not split."""
+PICKLE_PATTERNS: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+"""Names that PyTorch's own files have."""
+
+PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How PyTorch's files begin: a zip archive with a pickle inside, or the pickle itself."""
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own limit; a longer one means that the first eight bytes are not a length."""
@@ -45,23 +48,46 @@ class TensorEntry:
     nbytes: int
     file: Path
     """The file that holds it."""
+    offset: int
+    """Where its bytes begin in the file."""
 
 
 def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
-    """Every tensor of the checkpoint in `folder` by name: of the files in its index, or of its single file.
+    """Every tensor of the checkpoint in `folder` by name: of the files in its index, or of all safetensors files there.
 
     Raises `ModelNotFound` when there is no checkpoint, `WeightsError` when an index, a header or a file's size is
-    wrong.
+    wrong, or when a tensor is in two files.
     """
-    index, single = folder / INDEX_NAME, folder / SINGLE_NAME
+    index = folder / INDEX_NAME
     if index.is_file():
         return _read_by_index(index)
-    if single.is_file():
-        return {entry.name: entry for entry in read_header(single)}
+    entries = read_headers(sorted(folder.glob("*.safetensors")))
+    if entries:
+        return entries
+    pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
+    if pickles:
+        raise WeightsError(
+            f"{folder / pickles[0]} is a pickle, which can run any code when it is read; expected safetensors files; "
+            "download those instead"
+        )
     raise ModelNotFound(
-        f"{folder} holds no weights; expected {INDEX_NAME} with the files that it names, or {SINGLE_NAME}; "
+        f"{folder} holds no weights; expected {INDEX_NAME} with the files that it names, or *.safetensors; "
         "download the model again"
     )
+
+
+def read_headers(paths: Iterable[Path]) -> dict[str, TensorEntry]:
+    """The tensors in all `paths` by name. Raises `WeightsError` as `read_header` does, and for a name in two files."""
+    entries: dict[str, TensorEntry] = {}
+    for path in paths:
+        for entry in read_header(path):
+            if entry.name in entries:
+                raise WeightsError(
+                    f"{path}: tensor {entry.name} is also in {entries[entry.name].file.name}; expected every tensor "
+                    "once; remove the file that does not belong here"
+                )
+            entries[entry.name] = entry
+    return entries
 
 
 def read_header(path: Path) -> list[TensorEntry]:
@@ -69,7 +95,13 @@ def read_header(path: Path) -> list[TensorEntry]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if start.startswith(PICKLE_STARTS) and length > size:
+                raise WeightsError(
+                    f"{path} is a pickle under a wrong name, which can run any code when it is read; expected "
+                    "safetensors; download the model again from a place that you trust"
+                )
             if size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                 raise WeightsError(
                     f"{path}: its first 8 bytes announce a header of {length} bytes in a file of {size}; expected a "
@@ -89,14 +121,14 @@ def read_header(path: Path) -> list[TensorEntry]:
             f"{path}: its header is a JSON {type(header).__name__}; expected an object; download the file again"
         )
     header.pop("__metadata__", None)
-    return _check_layout(path, header, size - 8 - length)
+    return _check_layout(path, header, 8 + length, size - 8 - length)
 
 
-def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> list[TensorEntry]:
+def _check_layout(path: Path, header: dict[str, Any], data_start: int, data_bytes: int) -> list[TensorEntry]:
     """The header's entries, whose bytes must follow each other without a gap and fill the file to its end."""
     placed: list[tuple[int, int, TensorEntry]] = []
     for name, described in header.items():
-        start, stop, entry = _read_entry(path, name, described)
+        start, stop, entry = _read_entry(path, name, described, data_start)
         placed.append((start, stop, entry))
     placed.sort(key=lambda item: item[:2])
     end = 0
@@ -115,7 +147,7 @@ def _check_layout(path: Path, header: dict[str, Any], data_bytes: int) -> list[T
     return [entry for _, _, entry in placed]
 
 
-def _read_entry(path: Path, name: str, described: Any) -> tuple[int, int, TensorEntry]:
+def _read_entry(path: Path, name: str, described: Any, data_start: int) -> tuple[int, int, TensorEntry]:
     """One header entry with its first byte and the one after its last."""
     fields = described if isinstance(described, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
@@ -135,7 +167,7 @@ def _read_entry(path: Path, name: str, described: Any) -> tuple[int, int, Tensor
             f"{path}: tensor {name} has {stop - start} bytes; expected {expected} for {dtype} {shape}; "
             "download the file again"
         )
-    return start, stop, TensorEntry(name, dtype, tuple(shape), expected, path)
+    return start, stop, TensorEntry(name, dtype, tuple(shape), expected, path, data_start + start)
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:

@@ -18,6 +18,11 @@ def home_folder() -> Path:
     return platformdirs.user_data_path("gptoss-mlx", appauthor=False)
 
 
+def models_folder() -> Path:
+    """Where converted models lie, each in a folder of its name; not made by this call."""
+    return home_folder() / "models"
+
+
 def history_file() -> Path:
     """What was typed at the prompt of the line mode, one entry a line."""
     return home_folder() / "history"

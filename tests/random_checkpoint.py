@@ -139,8 +139,10 @@ def random_checkpoint(folder: Path, *, seed: int = 0, shards: int = 1, **changes
 
 
 def write_safetensors(path: Path, tensors: Tensors) -> None:
-    """A safetensors file; uint16 is written as BF16, uint8 as U8, float32 as F32, float16 as F16."""
-    dtypes = {"uint16": "BF16", "uint8": "U8", "float32": "F32", "float16": "F16", "int32": "I32"}
+    """A safetensors file; uint16 is written as BF16, every other dtype under its own name."""
+    dtypes = {
+        "uint16": "BF16", "uint8": "U8", "float32": "F32", "float16": "F16", "int32": "I32", "uint32": "U32"
+    }  # fmt: skip
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, array in tensors.items():

@@ -10,6 +10,7 @@ examples:
   gptoss chat ./gpt-oss-20b              talk to a checkpoint in a folder
   gptoss ask "What are attention sinks?" one question, one answer
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
+  gptoss convert ./gpt-oss-20b           make a ready-to-run copy; then: gptoss chat 20b
   gptoss info ./gpt-oss-20b              what is in a model's folder
 """
 
@@ -28,6 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_chat(commands)
     _add_info(commands)
+    _add_convert(commands)
+    _add_list(commands)
+    _add_verify(commands)
     _add_bench(commands)
     return parser
 
@@ -71,6 +75,44 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     info.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
     info.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="make a ready-to-run copy of a checkpoint",
+        description="Converts a checkpoint (Hugging Face's layout, OpenAI's original/, mlx-community MXFP4, -Q8 or "
+        "-Q4) to a folder that loads without any work. "
+        "Stopped, it goes on where it was when the command is given again.",
+    )
+    convert.add_argument("source", metavar="SRC", help="the checkpoint's folder")
+    convert.add_argument(
+        "destination", nargs="?", metavar="DST", help="the folder to make (default: a name that `gptoss list` shows)"
+    )
+    convert.add_argument(
+        "--dense-bits",
+        type=int,
+        choices=(8, 6, 4),
+        help="quantise attention, embedding and lm_head (default: keep OpenAI's exact precision)",
+    )
+    convert.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, where the source has none")
+    convert.add_argument("--overwrite", action="store_true", help="replace what is at DST once the new model is whole")
+
+
+def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    listing = commands.add_parser(
+        "list", help="the models that have a name here", description="The pocket model and every converted model."
+    )
+    listing.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="check every byte of a converted model",
+        description="Compares every file of a converted model with the sha256 that was noted when it was written.",
+    )
+    verify.add_argument("model", metavar="MODEL", help="a name that `gptoss list` shows, or a converted folder")
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

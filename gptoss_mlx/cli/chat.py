@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from gptoss_mlx.chat import Chat, ExportFormat
-from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, turn_options
+from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, shown_count, turn_options
 from gptoss_mlx.errors import GptOssError, UsageError
 from gptoss_mlx.options import EFFORTS, Effort
 from gptoss_mlx.settings import history_file
@@ -50,7 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         session = PlainChat(chat, show_reasoning=not arguments.hide_reasoning)
         if not sys.stdin.isatty():
             return session.answer_lines(sys.stdin)
-        print(f"{model.name}: {_shape(model.config.parameters)} parameters. /help lists the commands, Ctrl-D ends.")
+        print(
+            f"{model.name}: {shown_count(model.config.parameters)} parameters. /help lists the commands, Ctrl-D ends."
+        )
         with _line_history():
             return session.converse()
 
@@ -233,10 +235,6 @@ def _one_path(word: str, command: str) -> str:
     if len(parts) != 1:
         raise UsageError(f"{command} needs one file name")
     return parts[0]
-
-
-def _shape(parameters: int) -> str:
-    return f"{parameters / 1e9:.1f} B" if parameters >= 10**9 else f"{parameters / 1e6:.1f} M"
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
-"""`gptoss info`: what a model's folder holds, from its config and file sizes; no weights are read."""
+"""`gptoss info`: what a model's folder holds, from its config and headers; no weights are read."""
 
 import argparse
 import json
 from typing import Any
 
+from gptoss_mlx.checkpoint import open_checkpoint
+from gptoss_mlx.cli.terminal import shown_bytes, shown_count
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.models import find_model
 
@@ -11,11 +13,14 @@ from gptoss_mlx.models import find_model
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table or the JSON object; gives the exit code."""
     found = find_model(arguments.model)
-    config = ModelConfig.from_file(found.folder / "config.json")
-    files = sorted(found.folder.glob("*.safetensors"))
+    checkpoint = open_checkpoint(found.folder)
+    config = checkpoint.config
+    files = {entry.file for entry in checkpoint.entries.values()}
     facts: dict[str, Any] = {
         "name": found.name,
         "folder": str(found.folder.resolve()),
+        "layout": checkpoint.layout,
+        "dense_bits": sorted({affine.bits for affine in checkpoint.quantised.values()}),
         "parameters": config.parameters,
         "active_parameters": config.active_parameters,
         "layers": config.num_hidden_layers,
@@ -49,7 +54,10 @@ def _rows(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, str]]:
     cache = config.kv_bytes_per_token() * context + config.kv_window_bytes()
     return [
         ("model", f"{facts['name']} in {facts['folder']}"),
-        ("parameters", f"{_count(config.parameters)} in all, {_count(config.active_parameters)} active per token"),
+        (
+            "parameters",
+            f"{shown_count(config.parameters)} in all, {shown_count(config.active_parameters)} active per token",
+        ),
         ("layers", f"{config.num_hidden_layers}: {sliding} sliding (window {config.sliding_window}), {full} full"),
         ("experts", f"{config.num_experts} a layer, {config.experts_per_token} per token, MXFP4"),
         (
@@ -60,22 +68,16 @@ def _rows(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", f"{config.vocab_size:,} tokens"),
         (
             "context",
-            f"{context:,} tokens; KV cache {_size(config.kv_bytes_per_token())} a token, {_size(cache)} when full",
+            f"{context:,} tokens; KV cache {shown_bytes(config.kv_bytes_per_token())} a token, "
+            f"{shown_bytes(cache)} when full",
         ),
-        ("weights", f"{_size(facts['weight_bytes_on_disk'])} on disk in {facts['weight_files']} file(s)"),
+        (
+            "weights",
+            f"{shown_bytes(facts['weight_bytes_on_disk'])} on disk in {facts['weight_files']} file(s), "
+            f"layout {facts['layout']}, dense weights {_dense(facts['dense_bits'])}",
+        ),
     ]
 
 
-def _count(number: int) -> str:
-    for limit, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
-        if number >= limit:
-            return f"{number / limit:.1f}{unit}"
-    return str(number)
-
-
-def _size(number: int) -> str:
-    """Bytes for people, in powers of 1024."""
-    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if number >= 1 << power:
-            return f"{number / (1 << power):.1f} {unit}"
-    return f"{number} bytes"
+def _dense(bits: list[int]) -> str:
+    return "of " + " and ".join(map(str, bits)) + " bits" if bits else "not quantised"

@@ -112,6 +112,22 @@ def load_with_progress(model: str, context: int | None, defaults: OptionArgument
         return GptOss(model, context=context, progress=bar.update, defaults=defaults)
 
 
+def shown_count(number: int) -> str:
+    """A count for people, in powers of 1000."""
+    for limit, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return str(number)
+
+
+def shown_bytes(number: int) -> str:
+    """Bytes for people, in powers of 1024."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 1 << power:
+            return f"{number / (1 << power):.1f} {unit}"
+    return f"{number} bytes"
+
+
 class Style:
     """Dim and bold where the stream is a terminal that wants colour (https://no-color.org), plain text elsewhere."""
 
