@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_chat(commands)
     _add_info(commands)
-    _add_bench(commands)
+    _add_evaluate(commands)
     return parser
 
 
@@ -73,25 +73,27 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    bench = commands.add_parser(
-        "bench",
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
         help="measure a model's answers",
         description="Asks the pocket model questions that it never saw in training. "
         "Prints a table, then one JSON line.",
     )
-    bench.add_argument(
+    evaluate.add_argument(
         "model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder like it"
     )
-    bench.add_argument(
+    evaluate.add_argument(
         "-n", "--questions", type=int, default=100, metavar="N", help="questions of each kind (default: 100)"
     )
-    bench.add_argument("--kind", action="append", metavar="KIND", help="only this kind of question; may be repeated")
-    bench.add_argument(
+    evaluate.add_argument("--kind", action="append", metavar="KIND", help="only this kind of question; may be repeated")
+    evaluate.add_argument(
         "-e", "--effort", action="append", choices=("low", "medium", "high"), help="only this effort; may be repeated"
     )
-    bench.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token each time")
-    bench.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
+    evaluate.add_argument(
+        "--temperature", type=float, default=0.0, help="0 (default): the most probable token each time"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,12 @@
-"""`gptoss bench`: how good the pocket model's answers are, measured through the product."""
+"""`gptoss evaluate`: how good the pocket model's answers are, measured through the product."""
 
 import argparse
 import json
 from typing import Any
 
-from gptoss_mlx.bench import run_questions
 from gptoss_mlx.cli.terminal import ProgressBar, load_with_progress
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.evaluation import run_questions
 from gptoss_mlx.pocket.evaluate import CATEGORIES, EFFORTS, Score
 
 
