@@ -28,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_chat(commands)
     _add_info(commands)
+    _add_bench(commands)
     _add_evaluate(commands)
     return parser
 
@@ -71,6 +72,31 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     info.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
     info.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="how fast a model runs here",
+        description="Measures load time, time to first token, prefill, decode and peak memory, each run in a process "
+        "of its own. Prints a table, then one JSON line.",
+    )
+    bench.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
+    bench.add_argument("--against", choices=("mlx-lm",), help="measure this engine, too, in turn with ours")
+    bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
+    bench.add_argument(
+        "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompt (default: 512)"
+    )
+    bench.add_argument(
+        "--decode-tokens", type=int, default=128, metavar="N", help="tokens decoded, the first included (default: 128)"
+    )
+    bench.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each engine (default: 3)")
+    bench.add_argument("--seed", type=int, default=0, help="which random prompt is read (default: 0)")
+    bench.add_argument("--no-warm-up", action="store_true", help="measure the first request after loading")
+    bench.add_argument(
+        "--timeout", type=float, default=1800, metavar="SECONDS", help="how long one run may take (default: 1800)"
+    )
+    bench.add_argument("--json", action="store_true", help="print the JSON line only")
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,0 +1,38 @@
+"""`gptoss bench`: how fast a model runs here, and how much memory it takes; with --against, beside another engine."""
+
+import argparse
+import json
+import shlex
+import sys
+
+from gptoss_mlx.bench.machine import describe_machine
+from gptoss_mlx.bench.plan import Settings, make_plan
+from gptoss_mlx.bench.race import run_race
+from gptoss_mlx.bench.report import make_report
+from gptoss_mlx.bench.table import table_lines
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures; prints the table, then one JSON line; gives the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
+    settings = Settings(
+        prompt_tokens=arguments.prompt_tokens,
+        decode_tokens=arguments.decode_tokens,
+        runs=arguments.runs,
+        seed=arguments.seed,
+        warm_up=not arguments.no_warm_up,
+        timeout_seconds=arguments.timeout,
+    )
+    plan = make_plan(arguments.model, settings, peer=arguments.against, peer_model=arguments.peer_model)
+    machine = describe_machine()
+    outcome = run_race(plan, on_line=lambda line: print(line, file=sys.stderr, flush=True))
+    report = make_report(plan, outcome, command=shlex.join(["gptoss", *arguments.words]), machine=machine)
+    if outcome.error is not None:
+        print(f"error: {outcome.error}", file=sys.stderr, flush=True)
+    if not arguments.json:
+        for line in table_lines(report):
+            print(line)
+        print()
+    print(json.dumps(report), flush=True)
+    if outcome.interrupted:
+        return 130
+    return 0 if outcome.error is None else 1
