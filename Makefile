@@ -1,7 +1,7 @@
 # Every target works on a bare machine: the first one that needs it makes .venv and installs into it.
 # Linux: Python 3.11 with pip. macOS: Python >= 3.11, or uv.
 .DELETE_ON_ERROR:
-.PHONY: chat test check check-all lint types contracts fmt bench train-pocket clean help
+.PHONY: chat test check check-all lint types contracts fmt bench evaluate train-pocket clean help
 
 BIN := .venv/bin
 RUN_STAMP := .venv/.installed
@@ -37,8 +37,11 @@ fmt: $(DEV_STAMP)  ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(RUN_STAMP)  ## measure the pocket model on questions that it never saw
-	$(BIN)/gptoss bench pocket
+bench: $(RUN_STAMP)  ## how fast the pocket model runs here (or MODEL=folder)
+	@$(BIN)/gptoss bench $(MODEL)
+
+evaluate: $(RUN_STAMP)  ## ask the pocket model questions that it never saw
+	$(BIN)/gptoss evaluate pocket
 
 train-pocket: $(RUN_STAMP)  ## train the pocket model again (installs torch; over an hour)
 	$(BIN)/python -m pip install -q -e '.[train]'

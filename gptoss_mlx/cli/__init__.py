@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; gives the exit code: 0 done, 1 error, 2 wrong usage, 130 stopped by Ctrl-C."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    # For a command that reports how it was called.
+    arguments.words = list(sys.argv[1:] if argv is None else argv)
     if arguments.command is None:
         parser.print_help()
         return EXIT_OK

@@ -33,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_verify(commands)
     _add_bench(commands)
+    _add_evaluate(commands)
     return parser
 
 
@@ -118,22 +119,49 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     bench = commands.add_parser(
         "bench",
+        help="how fast a model runs here",
+        description="Measures load time, time to first token, prefill, decode and peak memory, each run in a process "
+        "of its own. Prints a table, then one JSON line.",
+    )
+    bench.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
+    bench.add_argument("--against", choices=("mlx-lm",), help="measure this engine, too, in turn with ours")
+    bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
+    bench.add_argument(
+        "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompt (default: 512)"
+    )
+    bench.add_argument(
+        "--decode-tokens", type=int, default=128, metavar="N", help="tokens decoded, the first included (default: 128)"
+    )
+    bench.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each engine (default: 3)")
+    bench.add_argument("--seed", type=int, default=0, help="which random prompt is read (default: 0)")
+    bench.add_argument("--no-warm-up", action="store_true", help="measure the first request after loading")
+    bench.add_argument(
+        "--timeout", type=float, default=1800, metavar="SECONDS", help="how long one run may take (default: 1800)"
+    )
+    bench.add_argument("--json", action="store_true", help="print the JSON line only")
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
         help="measure a model's answers",
         description="Asks the pocket model questions that it never saw in training. "
         "Prints a table, then one JSON line.",
     )
-    bench.add_argument(
+    evaluate.add_argument(
         "model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder like it"
     )
-    bench.add_argument(
+    evaluate.add_argument(
         "-n", "--questions", type=int, default=100, metavar="N", help="questions of each kind (default: 100)"
     )
-    bench.add_argument("--kind", action="append", metavar="KIND", help="only this kind of question; may be repeated")
-    bench.add_argument(
+    evaluate.add_argument("--kind", action="append", metavar="KIND", help="only this kind of question; may be repeated")
+    evaluate.add_argument(
         "-e", "--effort", action="append", choices=("low", "medium", "high"), help="only this effort; may be repeated"
     )
-    bench.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token each time")
-    bench.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
+    evaluate.add_argument(
+        "--temperature", type=float, default=0.0, help="0 (default): the most probable token each time"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:

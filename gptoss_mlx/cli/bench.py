@@ -1,61 +1,38 @@
-"""`gptoss bench`: how good the pocket model's answers are, measured through the product."""
+"""`gptoss bench`: how fast a model runs here, and how much memory it takes; with --against, beside another engine."""
 
 import argparse
 import json
-from typing import Any
+import shlex
+import sys
 
-from gptoss_mlx.bench import run_questions
-from gptoss_mlx.cli.terminal import ProgressBar, load_with_progress
-from gptoss_mlx.errors import UsageError
-from gptoss_mlx.pocket.evaluate import CATEGORIES, EFFORTS, Score
+from gptoss_mlx.bench.machine import describe_machine
+from gptoss_mlx.bench.plan import Settings, make_plan
+from gptoss_mlx.bench.race import run_race
+from gptoss_mlx.bench.report import make_report
+from gptoss_mlx.bench.table import table_lines
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Asks the questions; prints the table as it grows, then one JSON line; gives the exit code."""
-    kinds = arguments.kind or list(CATEGORIES)
-    unknown = [kind for kind in kinds if kind not in CATEGORIES]
-    if unknown:
-        raise UsageError(f"there are no questions of kind {unknown[0]!r}; expected one of {', '.join(CATEGORIES)}")
-    if arguments.questions < 1:
-        raise UsageError(f"--questions is {arguments.questions}; expected 1 or more")
-    efforts = arguments.effort or list(EFFORTS)
-    total, done = len(kinds) * len(efforts), 0
-    with load_with_progress(arguments.model, None, {}) as model, ProgressBar("Asking") as bar:
-
-        def show(score: Score) -> None:
-            nonlocal done
-            bar.close()
-            done += 1
-            print(_row(score), flush=True)
-            bar.update(done, total)
-
-        print(f"{'kind':<16}{'effort':<9}{'right':>8}{'thinking':>14}{'well-formed':>14}", flush=True)
-        bar.update(done, total)
-        result = run_questions(
-            model,
-            kinds,
-            efforts,
-            count=arguments.questions,
-            seed=arguments.seed,
-            temperature=arguments.temperature,
-            on_score=show,
-        )
-    _print_summary(result)
-    print(json.dumps(result))
-    return 0
-
-
-def _row(score: Score) -> str:
-    thinking = f"{score.analysis_tokens:.0f} tokens"
-    return f"{score.category:<16}{score.effort:<9}{score.right:>8.1%}{thinking:>14}{score.well_formed:>14.1%}"
-
-
-def _print_summary(result: dict[str, Any]) -> None:
-    print()
-    for effort, mean in result["scaling"].items():
-        print(f"effort {effort}: {mean['right']:.1%} right after {mean['analysis_tokens']:.0f} tokens of thinking")
-    entropies = ", ".join(f"{entropy:.3f}" for entropy in result["expert_load_entropy"])
-    print(f"well-formed turns: {result['well_formed']:.2%}")
-    print(f"expert load, layer by layer (1 is even): {entropies}")
-    prefill, decode = result["prefill_tokens_per_second"], result["decode_tokens_per_second"]
-    print(f"prefill {prefill:.0f} tok/s, decode {decode:.0f} tok/s")
+    """Measures; prints the table, then one JSON line; gives the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
+    settings = Settings(
+        prompt_tokens=arguments.prompt_tokens,
+        decode_tokens=arguments.decode_tokens,
+        runs=arguments.runs,
+        seed=arguments.seed,
+        warm_up=not arguments.no_warm_up,
+        timeout_seconds=arguments.timeout,
+    )
+    plan = make_plan(arguments.model, settings, peer=arguments.against, peer_model=arguments.peer_model)
+    machine = describe_machine()
+    outcome = run_race(plan, on_line=lambda line: print(line, file=sys.stderr, flush=True))
+    report = make_report(plan, outcome, command=shlex.join(["gptoss", *arguments.words]), machine=machine)
+    if outcome.error is not None:
+        print(f"error: {outcome.error}", file=sys.stderr, flush=True)
+    if not arguments.json:
+        for line in table_lines(report):
+            print(line)
+        print()
+    print(json.dumps(report), flush=True)
+    if outcome.interrupted:
+        return 130
+    return 0 if outcome.error is None else 1

@@ -1,6 +1,6 @@
 """The picture of inference-time scaling: `python -m gptoss_mlx.pocket.plot RESULTS.json OUT.svg`.
 
-RESULTS.json is the summary that `gptoss bench pocket` (or `measure`) prints last. The SVG is written by hand: it needs
+RESULTS.json is the summary that `gptoss evaluate` (or `measure`) prints last. The SVG is written by hand: it needs
 no other package and stays small.
 """
 

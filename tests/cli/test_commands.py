@@ -89,12 +89,12 @@ def test_info_describes_the_pocket_model():
     assert "MXFP4" in gptoss("info", "pocket").stdout
 
 
-def test_bench_prints_a_table_and_ends_with_json():
-    done = gptoss("bench", "-n", "2", "--kind", "addition", "-e", "high")
+def test_evaluate_prints_a_table_and_ends_with_json():
+    done = gptoss("evaluate", "-n", "2", "--kind", "addition", "-e", "high")
     assert done.returncode == 0
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["scores"][0]["questions"] == 2
-    assert gptoss("bench", "--kind", "nonsense").returncode == 2
+    assert gptoss("evaluate", "--kind", "nonsense").returncode == 2
 
 
 def test_a_reader_that_leaves_is_no_error():

@@ -23,11 +23,11 @@ class Terminal(io.StringIO):
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]):
     assert main([]) == 0
     out = capsys.readouterr().out
-    for command in ("ask", "chat", "info", "bench"):
+    for command in ("ask", "chat", "info", "bench", "evaluate"):
         assert f"\n    {command}" in out
 
 
-@pytest.mark.parametrize("command", ["ask", "chat", "info", "bench"])
+@pytest.mark.parametrize("command", ["ask", "chat", "info", "bench", "evaluate"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.utils.quantization_config import Mxfp4Config
 
 from tests.golden.cases import CASES, FOLDER, ROPES, YARN, GoldenCase
 
@@ -25,7 +26,7 @@ def golden_logits(case: GoldenCase) -> np.ndarray:
             path,
             dtype=torch.float32,
             attn_implementation="eager",
-            quantization_config=transformers.Mxfp4Config(dequantize=True),
+            quantization_config=Mxfp4Config(dequantize=True),
         ).eval()
         assert all(weight.dtype == torch.float32 for weight in model.parameters())
         with torch.no_grad():

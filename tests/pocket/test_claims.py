@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gptoss_mlx import GptOss
-from gptoss_mlx.bench import run_questions
+from gptoss_mlx.evaluation import run_questions
 from gptoss_mlx.harmony import ReasoningEffort
 from gptoss_mlx.pocket.evaluate import CATEGORIES, EFFORTS, SCALING_CATEGORIES
 
