@@ -68,6 +68,7 @@ def write_file(
     digest = hashlib.sha256(file.header)
     with unfinished.open("wb", buffering=0) as out:
         _write_all(out.fileno(), memoryview(file.header))
+        wrote(len(file.header))
         for piece in pieces:
             if stopped.is_set():
                 raise Cancelled(f"the conversion was stopped while it wrote {file.name}")

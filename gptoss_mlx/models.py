@@ -105,9 +105,7 @@ def list_models() -> tuple[list[ListedModel], list[str]]:
     faults: list[str] = []
     for folder in _folders(models_folder()):
         if folder.name.endswith(".partial"):
-            faults.append(
-                f"{folder.name}: a conversion that is running or was stopped; the same command goes on with it"
-            )
+            faults.append(f"{folder.name}: a conversion that runs or was stopped; the same command goes on with it")
             continue
         try:
             checkpoint = open_checkpoint(folder)
