@@ -19,6 +19,7 @@ from gptoss_mlx.convert.conversion import convert_model, default_destination
 from gptoss_mlx.errors import NotEnoughDisk, TokenizerError, UsageError
 from gptoss_mlx.manifest import read_manifest
 from gptoss_mlx.models import find_model, list_models
+from gptoss_mlx.ops import QuantizedLinear
 from gptoss_mlx.safetensors_file import ITEM_BYTES, read_header
 from gptoss_mlx.weights import load_model
 from tests.convert.conftest import Layouts, logits
@@ -70,6 +71,7 @@ def test_dense_bits_quantise_as_mlx_does_and_leave_the_rest_alone(layouts: Layou
     pairs = [(plain.layers[0].attention.qkv, ours.layers[0].attention.qkv), (plain.lm_head, ours.lm_head)]
     for dense, quantised in [*pairs, (plain.embedding, ours.embedding)]:
         expected = mx.quantize(dense.weight, group_size=64, bits=bits)
+        assert isinstance(quantised, QuantizedLinear)
         for found, part in zip((quantised.weight, quantised.scales, quantised.biases), expected, strict=True):
             assert mx.array_equal(found, part)
     for layer, other in zip(ours.layers, plain.layers, strict=True):
