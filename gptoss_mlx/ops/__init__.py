@@ -1,9 +1,10 @@
 """The accelerated operations of one forward pass: one interface, and the implementations behind it.
 
-Whoever runs the model asks `current_ops()` for the implementation: the reference in plain MLX, Metal kernels where they
-are right and faster, or what a test put there with `use_ops`.
+Whoever runs the model asks `current_ops()` for the implementation: the reference in plain MLX, `CpuOps` where MLX has
+no GPU, Metal kernels where they are right and faster, or what a test put there with `use_ops`.
 """
 
+from gptoss_mlx.ops.cpu import CpuOps
 from gptoss_mlx.ops.interface import (
     SORT_FROM_PAIRS,
     ExpertLinear,
@@ -22,6 +23,7 @@ from gptoss_mlx.ops.selection import current_ops, use_ops
 
 __all__ = [
     "SORT_FROM_PAIRS",
+    "CpuOps",
     "ExpertLinear",
     "Heads",
     "Linear",

@@ -87,13 +87,11 @@ class ReferenceOps:
         choices = routing.experts.shape[-1]
         tokens = x.reshape(-1, x.shape[-1])
         pairs = mx.repeat(tokens, choices, axis=0) if routing.order is None else tokens[routing.order // choices]
-        both = self._project_pairs(pairs, routing, gate_up)
-        gate = mx.minimum(both[..., 0::2], limit)
-        up = mx.clip(both[..., 1::2], -limit, limit)
-        return gate * mx.sigmoid(alpha * gate) * (up + 1)
+        both = self._project_pairs(pairs, routing.pair_experts, gate_up, ordered=routing.order is not None)
+        return self._swiglu(both, limit, alpha)
 
     def expert_down(self, inner: mx.array, routing: Routing, down: ExpertLinear, residual: mx.array) -> mx.array:
-        outputs = self._project_pairs(inner, routing, down)
+        outputs = self._project_pairs(inner, routing.pair_experts, down, ordered=routing.order is not None)
         if routing.order is not None:
             outputs = outputs[mx.argsort(routing.order)]
         outputs = outputs.reshape(*routing.experts.shape, -1)
@@ -119,9 +117,11 @@ class ReferenceOps:
             return x @ linear.weight.T
         return mx.addmm(linear.bias, x, linear.weight.T)
 
-    def _project_pairs(self, pairs: mx.array, routing: Routing, linear: ExpertLinear) -> mx.array:
-        """Each pair through its expert: `[pairs, in]` to `[pairs, out]`."""
-        experts = routing.pair_experts
+    def _project_pairs(self, pairs: mx.array, experts: mx.array, linear: ExpertLinear, *, ordered: bool) -> mx.array:
+        """Each pair through its expert: `[pairs, in]` to `[pairs, out]`.
+
+        `experts` is uint32 `[pairs]`; `ordered` says that its numbers never fall.
+        """
         product = mx.gather_qmm(
             _summable(pairs)[:, None],
             linear.blocks,
@@ -131,9 +131,15 @@ class ReferenceOps:
             group_size=32,
             bits=4,
             mode="mxfp4",
-            sorted_indices=routing.order is not None,
+            sorted_indices=ordered,
         )
         return (product[:, 0] + linear.bias[experts]).astype(pairs.dtype)
+
+    def _swiglu(self, both: mx.array, limit: float, alpha: float) -> mx.array:
+        """The activation of `both` `[pairs, 2 * intermediate]`, gate and up in turn: `[pairs, intermediate]`."""
+        gate = mx.minimum(both[..., 0::2], limit)
+        up = mx.clip(both[..., 1::2], -limit, limit)
+        return gate * mx.sigmoid(alpha * gate) * (up + 1)
 
     def _attend(
         self, q: mx.array, keys: mx.array, values: mx.array, sinks: mx.array, heads: Heads, mask: str | mx.array | None

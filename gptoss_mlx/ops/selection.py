@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gptoss_mlx.device import this_device
+from gptoss_mlx.ops.cpu import CpuOps
 from gptoss_mlx.ops.interface import Ops
 from gptoss_mlx.ops.reference import ReferenceOps
 
@@ -16,7 +18,7 @@ def current_ops() -> Ops:
     if _override is not None:
         return _override
     if _default is None:
-        _default = ReferenceOps()
+        _default = ReferenceOps() if this_device().gpu else CpuOps()
     return _default
 
 

@@ -1,4 +1,4 @@
-"""Every operation of the reference path against float64, at sizes one off from every tile."""
+"""Every operation of every implementation against float64, at sizes one off from every tile."""
 
 import threading
 from typing import Any
@@ -25,6 +25,7 @@ from gptoss_mlx.ops import (
 )
 from tests import reference
 from tests.model.conftest import LoadedCase
+from tests.model.implementations import implementations
 from tests.tolerances import assert_close, relative_errors
 
 LENGTHS = [1, 2, 31, 32, 33, 127, 128, 129, 300]
@@ -35,7 +36,10 @@ WIDTHS = [32, 96, 160]
 
 HEADS = Heads(query=6, kv=2, dim=16)
 
-OPS = ReferenceOps()
+
+@pytest.fixture(params=implementations())
+def ops(request: pytest.FixtureRequest) -> Ops:
+    return request.param
 
 
 def normal(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
@@ -54,12 +58,12 @@ def experts_of(experts: int, out: int, width: int, seed: int = 0) -> tuple[Exper
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_norm_qkv_rope(length: int, width: int) -> None:
+def test_norm_qkv_rope(ops: Ops, length: int, width: int) -> None:
     x, weight = normal(2, length, width), normal(width, seed=1) + 1
     projection, bias = normal(10 * 16, width, seed=2), normal(10 * 16, seed=3)
     angles = normal(length, 8, seed=4, std=2.0)
     rotation = Rotation(mx.array(1.3 * np.cos(angles)), mx.array(1.3 * np.sin(angles)))
-    q, kv = OPS.norm_qkv_rope(
+    q, kv = ops.norm_qkv_rope(
         mx.array(x), Norm(mx.array(weight), 1e-5), Linear(mx.array(projection), mx.array(bias)), HEADS, rotation
     )
     for row in range(2):
@@ -71,19 +75,19 @@ def test_norm_qkv_rope(length: int, width: int) -> None:
         assert_close(kv[row], heads[:, 6:].transpose(1, 0, 2))
 
 
-def test_write_rows_leaves_the_buffer_it_was_given() -> None:
+def test_write_rows_leaves_the_buffer_it_was_given(ops: Ops) -> None:
     buffer = mx.zeros((1, 2, 8, 4))
-    written = OPS.write_rows(buffer, mx.ones((1, 2, 3, 4)), 5)
+    written = ops.write_rows(buffer, mx.ones((1, 2, 3, 4)), 5)
     assert buffer.sum().item() == 0
     assert written[0, 0, :, 0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("seq", LENGTHS)
 @pytest.mark.parametrize("history", [0, 1, 127, 130])
-def test_full_attention(seq: int, history: int) -> None:
+def test_full_attention(ops: Ops, seq: int, history: int) -> None:
     length = seq + history
     kv, q, sinks = normal(1, 4, 512, 16), normal(1, 6, seq, 16, seed=1), normal(6, seed=2)
-    out = OPS.full_attention(mx.array(q), mx.array(kv), length, mx.array(sinks), HEADS)
+    out = ops.full_attention(mx.array(q), mx.array(kv), length, mx.array(sinks), HEADS)
     keys, values = kv[0, :2, :length].transpose(1, 0, 2), kv[0, 2:, :length].transpose(1, 0, 2)
     expected = reference.attention(q[0].transpose(1, 0, 2).astype(np.float64), keys, values, sinks, None)
     assert_close(out[0], expected.reshape(seq, -1))
@@ -92,9 +96,9 @@ def test_full_attention(seq: int, history: int) -> None:
 @pytest.mark.parametrize("seq", LENGTHS)
 @pytest.mark.parametrize("history", [0, 1, 30, 31])
 @pytest.mark.parametrize("window", [32, 128])
-def test_banded_attention(seq: int, history: int, window: int) -> None:
+def test_banded_attention(ops: Ops, seq: int, history: int, window: int) -> None:
     kv, q, sinks = normal(1, 4, history + seq, 16), normal(1, 6, seq, 16, seed=1), normal(6, seed=2)
-    out = OPS.banded_attention(mx.array(q), mx.array(kv), window, mx.array(sinks), HEADS)
+    out = ops.banded_attention(mx.array(q), mx.array(kv), window, mx.array(sinks), HEADS)
     expected = reference.attention(
         q[0].transpose(1, 0, 2).astype(np.float64),
         kv[0, :2].transpose(1, 0, 2),
@@ -106,14 +110,14 @@ def test_banded_attention(seq: int, history: int, window: int) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 1, 30, 31, 32, 33, 63, 64, 1000])
-def test_ring_attention(position: int) -> None:
+def test_ring_attention(ops: Ops, position: int) -> None:
     window = 32
     history = normal(1, 4, position + 1, 16)
     ring = np.full((1, 4, window, 16), 1e4, dtype=np.float32)
     for p in range(max(0, position - window), position):
         ring[:, :, p % window] = history[:, :, p]
     q, sinks = normal(1, 6, 1, 16, seed=1), normal(6, seed=2)
-    out, written = OPS.ring_attention(
+    out, written = ops.ring_attention(
         mx.array(q), mx.array(history[:, :, -1:]), mx.array(ring), position, mx.array(sinks), HEADS
     )
     keys, values = history[0, :2].transpose(1, 0, 2), history[0, 2:].transpose(1, 0, 2)
@@ -123,9 +127,9 @@ def test_ring_attention(position: int) -> None:
 
 
 @pytest.mark.parametrize("sink", [-30.0, 0.0, 30.0])
-def test_sinks_of_any_strength(sink: float) -> None:
+def test_sinks_of_any_strength(ops: Ops, sink: float) -> None:
     kv, q, sinks = normal(1, 4, 256, 16), normal(1, 6, 33, 16, seed=1), np.full(6, sink, dtype=np.float32)
-    out = OPS.full_attention(mx.array(q), mx.array(kv), 40, mx.array(sinks), HEADS)
+    out = ops.full_attention(mx.array(q), mx.array(kv), 40, mx.array(sinks), HEADS)
     keys, values = kv[0, :2, :40].transpose(1, 0, 2), kv[0, 2:, :40].transpose(1, 0, 2)
     expected = reference.attention(q[0].transpose(1, 0, 2).astype(np.float64), keys, values, sinks, None)
     assert_close(out[0], expected.reshape(33, -1))
@@ -133,23 +137,23 @@ def test_sinks_of_any_strength(sink: float) -> None:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_linear_residual(length: int, width: int) -> None:
+def test_linear_residual(ops: Ops, length: int, width: int) -> None:
     x, weight, bias, residual = (
         normal(1, length, width),
         normal(64, width, seed=1),
         normal(64, seed=2),
         normal(1, length, 64),
     )
-    out = OPS.linear_residual(mx.array(x), Linear(mx.array(weight), mx.array(bias)), mx.array(residual))
+    out = ops.linear_residual(mx.array(x), Linear(mx.array(weight), mx.array(bias)), mx.array(residual))
     assert_close(out, residual + x.astype(np.float64) @ weight.T + bias)
 
 
 @pytest.mark.parametrize("experts", [4, 32, 128])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_norm_router(length: int, experts: int) -> None:
+def test_norm_router(ops: Ops, length: int, experts: int) -> None:
     x, weight = normal(1, length, 96), normal(96, seed=1) + 1
     router, bias = normal(experts, 96, seed=2), normal(experts, seed=3)
-    normed, chosen, weights = OPS.norm_router(
+    normed, chosen, weights = ops.norm_router(
         mx.array(x), Norm(mx.array(weight), 1e-5), Linear(mx.array(router), mx.array(bias)), 4
     )
     expected = reference.rms_norm(x[0].astype(np.float64), weight, 1e-5)
@@ -160,11 +164,11 @@ def test_norm_router(length: int, experts: int) -> None:
     assert weights.dtype == mx.float32
 
 
-def test_of_equal_router_logits_the_lower_expert_wins() -> None:
+def test_of_equal_router_logits_the_lower_expert_wins(ops: Ops) -> None:
     bias = np.zeros(128, dtype=np.float32)
     bias[[90, 17, 63]] = 1.0
     router = Linear(mx.zeros((128, 32)), mx.array(bias))
-    _, chosen, weights = OPS.norm_router(mx.ones((1, 3, 32)), Norm(mx.ones(32), 1e-5), router, 5)
+    _, chosen, weights = ops.norm_router(mx.ones((1, 3, 32)), Norm(mx.ones(32), 1e-5), router, 5)
     assert chosen[0].tolist() == [[17, 63, 90, 0, 1]] * 3
     np.testing.assert_allclose(
         np.array(weights[0, 0]), np.exp([1, 1, 1, 0, 0]) / np.exp([1, 1, 1, 0, 0]).sum(), rtol=1e-6
@@ -179,18 +183,18 @@ def expert_pairs(chosen: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_expert_gate_up_and_down(length: int, width: int) -> None:
+def test_expert_gate_up_and_down(ops: Ops, length: int, width: int) -> None:
     rng = np.random.default_rng(5)
     chosen = np.array([rng.permutation(8)[:4] for _ in range(length)])
-    check_experts(chosen, experts=8, width=width)
+    check_experts(ops, chosen, experts=8, width=width)
 
 
 @pytest.mark.parametrize("tokens", [1, SORT_FROM_PAIRS // 4 - 1, SORT_FROM_PAIRS // 4, 33])
-def test_all_tokens_to_the_same_experts(tokens: int) -> None:
-    check_experts(np.tile([6, 1, 2, 5], (tokens, 1)), experts=8, width=64)
+def test_all_tokens_to_the_same_experts(ops: Ops, tokens: int) -> None:
+    check_experts(ops, np.tile([6, 1, 2, 5], (tokens, 1)), experts=8, width=64)
 
 
-def check_experts(chosen: np.ndarray, experts: int, width: int) -> None:
+def check_experts(ops: Ops, chosen: np.ndarray, experts: int, width: int) -> None:
     length, inner_width = len(chosen), 96
     x, residual = normal(1, length, width), normal(1, length, width, seed=9)
     weights = np.abs(normal(length, 4, seed=8)) + 0.1
@@ -200,7 +204,7 @@ def check_experts(chosen: np.ndarray, experts: int, width: int) -> None:
     routing = make_routing(mx.array(chosen.astype(np.uint32))[None], mx.array(weights)[None])
     assert (routing.order is None) == (chosen.size < SORT_FROM_PAIRS)
 
-    inner = OPS.expert_gate_up(mx.array(x), routing, gate_up, 2.0, 1.702)
+    inner = ops.expert_gate_up(mx.array(x), routing, gate_up, 2.0, 1.702)
     expected_inner = np.stack(
         [
             [
@@ -212,7 +216,7 @@ def check_experts(chosen: np.ndarray, experts: int, width: int) -> None:
     )
     assert_close(inner, expected_inner.reshape(-1, inner_width)[expert_pairs(chosen)])
 
-    out = OPS.expert_down(inner, routing, down, mx.array(residual))
+    out = ops.expert_down(inner, routing, down, mx.array(residual))
     expected = residual[0].astype(np.float64)
     for token in range(length):
         for choice, e in enumerate(chosen[token]):
@@ -221,7 +225,7 @@ def check_experts(chosen: np.ndarray, experts: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("scale", [0, 1, 130])
-def test_experts_at_the_edges_of_the_scale(scale: int) -> None:
+def test_experts_at_the_edges_of_the_scale(ops: Ops, scale: int) -> None:
     blocks = np.random.default_rng(0).integers(0, 256, (4, 8, 2, 16), dtype=np.uint8)
     scales = np.full((4, 8, 2), scale, dtype=np.uint8)
     words = mx.array(blocks).view(mx.uint32).reshape(4, 8, 8)
@@ -229,16 +233,16 @@ def test_experts_at_the_edges_of_the_scale(scale: int) -> None:
     routing = make_routing(mx.array([[[2, 0]]], dtype=mx.uint32), mx.array([[[0.25, 0.75]]]))
     # Large inputs bring subnormal weights back into float32's range.
     inner = normal(2, 64, std=2.0**100 if scale < 2 else 1.0)
-    out = OPS.expert_down(mx.array(inner), routing, down, mx.zeros((1, 1, 8)))
+    out = ops.expert_down(mx.array(inner), routing, down, mx.zeros((1, 1, 8)))
     values = dequantize(blocks, scales).astype(np.float64)
     assert_close(out[0, 0], 0.25 * values[2] @ inner[0] + 0.75 * values[0] @ inner[1])
 
 
 @pytest.mark.parametrize("length", [1, 33])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
-def test_norm_lm_head_gives_float32(length: int, dtype: mx.Dtype) -> None:
+def test_norm_lm_head_gives_float32(ops: Ops, length: int, dtype: mx.Dtype) -> None:
     x, weight, head = normal(1, length, 96), normal(96, seed=1) + 1, normal(127, 96, seed=2)
-    out = OPS.norm_lm_head(
+    out = ops.norm_lm_head(
         mx.array(x).astype(dtype), Norm(mx.array(weight).astype(dtype), 1e-5), Linear(mx.array(head).astype(dtype))
     )
     assert out.dtype == mx.float32
