@@ -26,7 +26,7 @@ from gptoss_mlx.convert.origin import describe_source, fingerprint, model_name
 from gptoss_mlx.convert.pieces import file_pieces
 from gptoss_mlx.convert.plan import PlannedFile, make_plan
 from gptoss_mlx.convert.writer import NOTES_NAME, Notes, sync_folder, write_file, write_small_file
-from gptoss_mlx.errors import NotEnoughDisk, TokenizerError, UsageError
+from gptoss_mlx.errors import GptOssError, NotEnoughDisk, TokenizerError, UsageError
 from gptoss_mlx.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
 from gptoss_mlx.settings import models_folder
 from gptoss_mlx.tensor_source import TensorSource
@@ -165,7 +165,10 @@ def _already_there(target: Path, checkpoint: Checkpoint, overwrite: bool) -> Man
         return None
     manifest = read_manifest(target) if target.is_dir() else None
     if manifest is not None:
-        open_checkpoint(target)
+        try:
+            open_checkpoint(target)
+        except GptOssError as error:
+            raise UsageError(f"{target} is a damaged conversion: {error}, replacing it with --overwrite") from error
         return manifest
     if target.is_dir() and not any(target.iterdir()):
         return None

@@ -32,6 +32,8 @@ from gptoss_mlx.errors import (
 if TYPE_CHECKING:
     from gptoss_mlx.api import GptOss, load
     from gptoss_mlx.chat import Chat
+    from gptoss_mlx.convert.conversion import ConvertReport, convert_model
+    from gptoss_mlx.convert.verify import VerifyReport, verify_model
     from gptoss_mlx.events import (
         ChannelStart,
         Done,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         ToolResult,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.models import ListedModel, list_models
     from gptoss_mlx.stream import Stream
 
 __version__ = "0.1.0"
@@ -52,6 +55,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "gptoss_mlx.api": ("GptOss", "load"),
     "gptoss_mlx.chat": ("Chat",),
+    "gptoss_mlx.convert.conversion": ("ConvertReport", "convert_model"),
+    "gptoss_mlx.convert.verify": ("VerifyReport", "verify_model"),
     "gptoss_mlx.events": (
         "ChannelStart",
         "Done",
@@ -65,6 +70,7 @@ _HOMES = {
         "ToolResult",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.models": ("ListedModel", "list_models"),
     "gptoss_mlx.stream": ("Stream",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -76,6 +82,7 @@ __all__ = [
     "ChecksumError",
     "ConfigError",
     "ContextOverflow",
+    "ConvertReport",
     "Done",
     "DownloadError",
     "EngineClosed",
@@ -84,6 +91,7 @@ __all__ = [
     "GptOss",
     "GptOssError",
     "HarmonyError",
+    "ListedModel",
     "Message",
     "ModelNotFound",
     "NotEnoughDisk",
@@ -99,9 +107,13 @@ __all__ = [
     "ToolDescription",
     "ToolResult",
     "UsageError",
+    "VerifyReport",
     "WeightsError",
     "__version__",
+    "convert_model",
+    "list_models",
     "load",
+    "verify_model",
 ]
 
 

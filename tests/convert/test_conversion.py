@@ -166,6 +166,15 @@ def test_a_folder_or_file_in_the_way_is_left_alone(source: Path, tmp_path: Path)
     assert convert_model(source, tmp_path / "empty").folder == tmp_path / "empty"
 
 
+def test_a_damaged_conversion_is_replaced_only_on_request(source: Path, tmp_path: Path) -> None:
+    whole = content(convert_model(source, tmp_path / "ours").folder)
+    (tmp_path / "ours" / "head.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"damaged conversion: .*head\.safetensors is missing.*--overwrite"):
+        convert_model(source, tmp_path / "ours")
+    convert_model(source, tmp_path / "ours", overwrite=True)
+    assert content(tmp_path / "ours") == whole
+
+
 @pytest.mark.parametrize("place", [".", "..", "../gpt-oss-tiny"])
 def test_the_source_is_no_destination(source: Path, place: str) -> None:
     with pytest.raises(UsageError, match="expected"):
