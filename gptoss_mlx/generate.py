@@ -1,4 +1,5 @@
-"""Token ids in, token ids out: prefill in chunks, then decode with the next step queued before the last one is read.
+"""Token ids in, token ids out: prefill in chunks, then decode, with the next step queued before the last one is read
+where the device works apart from the host.
 
 Owns the order of work on one cache; knows no text, no channels and no threads. All of it must run on the thread that
 loaded the model, because MLX streams belong to a thread.
@@ -34,8 +35,9 @@ class Step:
 class Generation:
     """One run of decoding on one cache: `prefill` once, then `next_step` until the caller has enough.
 
-    While a token is read by the caller the device already works on the one after it. `force` replaces what would come
-    next, at the price of that one queued draw.
+    Where the model runs apart from the host, the device works on the next token while the caller reads this one, and
+    `force` costs that one queued draw. Where it does not, a token is handed out as soon as it is drawn, and the model
+    reads it when the next one is asked for: the cache then holds all tokens but those given since the last draw.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Generation:
         self._sampler: Sampler | None = None
         self._pending: tuple[mx.array, mx.array | None] | None = None
         self._forced: list[int] = []
+        self._unread: list[int] = []
+        """Tokens that belong to the context and that the model has not read yet."""
         self._length = 0
         self.prefill_seconds = 0.0
         """Time spent in `prefill`."""
@@ -113,19 +117,23 @@ class Generation:
             yield done, total
 
     def next_step(self) -> Step:
-        """The next token. The one after it is queued on the device before this one is waited for."""
+        """The next token. The one after it is queued before this one is waited for, where the model runs apart."""
         if self._forced:
             self._length += 1
             return Step(self._forced.pop(0), None, forced=True)
         assert self._sampler is not None, "prefill comes first"
-        assert self._pending is not None, "prefill comes first"
-        token, logprob = self._pending
+        if self._pending is None:
+            assert self._unread, "prefill comes first"
+            self._read()
+        assert self._pending is not None
+        (token, logprob), self._pending = self._pending, None
         self._length += 1
         if not self.exhausted:
             self._sampler.observe(token)
-            self._queue(self._forward(token[None]))
-        else:
-            self._pending = None
+            if self._model.runs_apart:
+                self._queue(self._forward(token[None]))
+            else:
+                self._unread.append(cast(int, token.item()))
         return Step(cast(int, token.item()), None if logprob is None else cast(float, logprob.item()))
 
     def force(self, tokens: Iterable[int]) -> None:
@@ -142,7 +150,15 @@ class Generation:
         self._forced.extend(forced)
         assert self._sampler is not None, "prefill comes first"
         self._sampler.observe(mx.array(forced, dtype=mx.int32))
-        self._queue(self._forward(forced))
+        self._pending = None
+        self._unread.extend(forced)
+        if self._model.runs_apart:
+            self._read()
+
+    def _read(self) -> None:
+        """Has the model read what it has not read yet, and queues the draw of the token after it."""
+        tokens, self._unread = self._unread, []
+        self._queue(self._forward(tokens))
 
     def _forward(self, tokens: list[int] | mx.array) -> mx.array:
         """Logits [1, vocab] after `tokens` (a list of ids or [1, n] int32)."""

@@ -57,6 +57,11 @@ class Model:
         """The dtype of activations and of the KV cache."""
         self._rope = YarnRope(config.head_dim, config.rope)
 
+    @property
+    def runs_apart(self) -> bool:
+        """Whether calling the model queues the work and comes back at once, rather than when it is done."""
+        return current_ops().runs_apart(self.lm_head)
+
     def make_cache(self) -> KVCache:
         """An empty KV cache for this model."""
         return KVCache(self.config)
@@ -65,8 +70,8 @@ class Model:
         """Logits, float32 `[batch, seq, vocab]`, or `[batch, 1, vocab]` of the last position with `last_only`.
 
         `tokens` are integers `[batch, seq]` below `vocab_size`, at the positions from `cache.offset` on; the cache
-        takes them in. Nothing is computed before the result, or `cache.arrays`, is evaluated. Raises `ContextOverflow`
-        when they would pass `max_position_embeddings`.
+        takes them in. Where the model runs apart, nothing is computed before the result, or `cache.arrays`, is
+        evaluated. Raises `ContextOverflow` when they would pass `max_position_embeddings`.
         """
         cache = self.make_cache() if cache is None else cache
         offset, seq = cache.offset, tokens.shape[1]

@@ -46,6 +46,8 @@ class ScriptedModel:
     """How long each forward pass takes."""
     fail_at: int | None = None
     """Number of the forward pass that raises."""
+    runs_apart: bool = True
+    """What `Model.runs_apart` says."""
 
     def __post_init__(self) -> None:
         self.config = ScriptedConfig(self.vocab_size)

@@ -1,5 +1,7 @@
 """Generation on a random model: the order of work changes nothing, forced tokens and limits hold, logits agree."""
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ import pytest
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.generate import Generation, Step, all_logits, token_logprobs
 from gptoss_mlx.model import Model
+from gptoss_mlx.ops import Projection, ReferenceOps, use_ops
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.weights import load_model
 from tests.random_checkpoint import random_checkpoint
+from tests.scripted import ScriptedModel, as_model
 
 PROMPT = [int(token) for token in np.random.default_rng(3).integers(0, 60, 150)]
 GREEDY = Sampling(temperature=0, logprobs=True)
@@ -20,6 +24,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("random")
     random_checkpoint(folder, seed=5)
     return load_model(folder, dtype=mx.float32)
+
+
+class ApartOps(ReferenceOps):
+    """Runs apart from the caller, or says that it does not."""
+
+    def __init__(self, apart: bool) -> None:
+        self._apart = apart
+
+    def runs_apart(self, lm_head: Projection) -> bool:
+        return self._apart
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["apart", "at once"])
+def apart(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Every test holds in both orders of work."""
+    with use_ops(ApartOps(request.param)):
+        yield request.param
 
 
 def start(
@@ -118,3 +139,46 @@ def test_logits_and_logprobs_do_not_depend_on_the_chunk(model: Model):
 def test_a_seed_makes_a_run_reproducible(model: Model):
     runs = [[step.token for step in steps(start(model, PROMPT, Sampling(seed=seed)), 20)] for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
+
+
+def scripted(apart: bool) -> tuple[ScriptedModel, Generation]:
+    """A model that says 5 6 7 8 9 after the prompt 1 2 3, with the prompt read."""
+    model = ScriptedModel(10, [[5, 6, 7, 8, 9]], runs_apart=apart)
+    return model, start(as_model(model), [1, 2, 3])
+
+
+def test_a_token_is_read_before_it_is_handed_out_only_where_the_model_runs_apart(apart: bool):
+    model, generation = scripted(apart)
+    assert model.calls == [[1, 2, 3]]
+    assert generation.next_step().token == 5
+    assert model.calls[1:] == ([[5]] if apart else [])
+    assert [step.token for step in steps(generation, 2)] == [6, 7]
+    assert model.calls[1:] == ([[5], [6], [7]] if apart else [[5], [6]])
+
+
+def test_forced_tokens_are_read_after_those_handed_out_before(apart: bool):
+    model, generation = scripted(apart)
+    steps(generation, 2)
+    generation.force([3, 4])
+    generation.force([2])
+    assert [(step.token, step.forced) for step in steps(generation, 3)] == [(3, True), (4, True), (2, True)]
+    generation.next_step()
+    read = [token for call in model.calls for token in call]
+    assert read[:8] == [1, 2, 3, 5, 6, 3, 4, 2]
+    assert generation.length == 9
+
+
+def test_a_draw_that_nobody_took_is_no_part_of_the_context(apart: bool):
+    model, generation = scripted(apart)
+    generation.force([4])
+    assert generation.next_step() == Step(4, None, forced=True)
+    generation.next_step()
+    assert [token for call in model.calls for token in call][:4] == [1, 2, 3, 4]
+
+
+def test_a_repetition_penalty_counts_each_token_once_it_was_handed_out(model: Model):
+    sampling = Sampling(temperature=0, repetition_penalty=1e6)
+    generation = start(model, [1, 2], sampling)
+    generation.force([3])
+    tokens = [1, 2, *(step.token for step in steps(generation, 20))]
+    assert len(set(tokens)) == len(tokens) == 22

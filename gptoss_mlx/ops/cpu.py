@@ -11,6 +11,7 @@ What goes through numpy is computed before the call returns; the rest is queued 
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import mlx.core as mx
@@ -92,8 +93,11 @@ class CpuOps(ReferenceOps):
         enough = rows * _values(linear) >= self._blas_from_products
         return enough and (not expanded or rows >= self._expand_from_rows)
 
-    def _project_pairs(self, pairs: mx.array, experts: mx.array, linear: ExpertLinear, *, ordered: bool) -> mx.array:
-        if len(pairs) >= self._expand_from_pairs:
+    def _project_pairs(
+        self, pairs: mx.array, experts: mx.array, linear: ExpertLinear, *, tokens: int, ordered: bool
+    ) -> mx.array:
+        # A token visits an expert once, so with few tokens there is no need to wait for the choice of experts.
+        if tokens >= self._expand_from_pairs:
             numbers = np.array(experts)
             counts = np.bincount(numbers)[numbers]
             if counts.max() >= self._expand_from_pairs:
@@ -118,12 +122,11 @@ class CpuOps(ReferenceOps):
 
     def _project_as_they_lie(self, pairs: mx.array, experts: mx.array, linear: ExpertLinear) -> mx.array:
         """Pairs through MLX's kernel for MXFP4, shared among the streams."""
-        project, (_, out, words) = super()._project_pairs, linear.blocks.shape
+        _, out, words = linear.blocks.shape
+        project = partial(super()._project_pairs, linear=linear, tokens=len(pairs), ordered=False)
         if len(pairs) * out * words * 8 < self._split_from_products:
-            return project(pairs, experts, linear, ordered=False)
-        shares = self._in_shares(
-            len(pairs), lambda start, stop: project(pairs[start:stop], experts[start:stop], linear, ordered=False)
-        )
+            return project(pairs, experts)
+        shares = self._in_shares(len(pairs), lambda start, stop: project(pairs[start:stop], experts[start:stop]))
         return mx.concatenate(shares)
 
     def _swiglu(self, both: mx.array, limit: float, alpha: float) -> mx.array:

@@ -87,11 +87,11 @@ class ReferenceOps:
         choices = routing.experts.shape[-1]
         tokens = x.reshape(-1, x.shape[-1])
         pairs = mx.repeat(tokens, choices, axis=0) if routing.order is None else tokens[routing.order // choices]
-        both = self._project_pairs(pairs, routing.pair_experts, gate_up, ordered=routing.order is not None)
+        both = self._route_pairs(pairs, routing, gate_up)
         return self._swiglu(both, limit, alpha)
 
     def expert_down(self, inner: mx.array, routing: Routing, down: ExpertLinear, residual: mx.array) -> mx.array:
-        outputs = self._project_pairs(inner, routing.pair_experts, down, ordered=routing.order is not None)
+        outputs = self._route_pairs(inner, routing, down)
         if routing.order is not None:
             outputs = outputs[mx.argsort(routing.order)]
         outputs = outputs.reshape(*routing.experts.shape, -1)
@@ -117,10 +117,18 @@ class ReferenceOps:
             return x @ linear.weight.T
         return mx.addmm(linear.bias, x, linear.weight.T)
 
-    def _project_pairs(self, pairs: mx.array, experts: mx.array, linear: ExpertLinear, *, ordered: bool) -> mx.array:
+    def _route_pairs(self, pairs: mx.array, routing: Routing, linear: ExpertLinear) -> mx.array:
+        tokens = routing.experts.size // routing.experts.shape[-1]
+        return self._project_pairs(
+            pairs, routing.pair_experts, linear, tokens=tokens, ordered=routing.order is not None
+        )
+
+    def _project_pairs(
+        self, pairs: mx.array, experts: mx.array, linear: ExpertLinear, *, tokens: int, ordered: bool
+    ) -> mx.array:
         """Each pair through its expert: `[pairs, in]` to `[pairs, out]`.
 
-        `experts` is uint32 `[pairs]`; `ordered` says that its numbers never fall.
+        `experts` is uint32 `[pairs]`, each number at most `tokens` times; `ordered` says that its numbers never fall.
         """
         product = mx.gather_qmm(
             _summable(pairs)[:, None],

@@ -159,6 +159,21 @@ def test_numpy_takes_over_at_the_threshold_and_not_before(monkeypatch: pytest.Mo
     assert calls == [5, 6]
 
 
+def test_nobody_waits_for_the_choice_of_experts_of_few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+
+    def counted(self: CpuOps, pairs: mx.array, *rest: object) -> mx.array:
+        waited.append(len(pairs))
+        return mx.zeros((len(pairs), 32))
+
+    monkeypatch.setattr(CpuOps, "_project_by_expert", counted)
+    down = packed(np.zeros((8, 32, 2, 16), dtype=np.uint8), np.zeros((8, 32, 2), dtype=np.uint8), np.zeros((8, 32)))
+    for tokens in (1, 2, 3, 4):
+        routing = make_routing(mx.array([[[0, 1, 2, 3]] * tokens], dtype=mx.uint32), mx.ones((1, tokens, 4)))
+        CpuOps(expand_from_pairs=3).expert_down(mx.ones((4 * tokens, 64)), routing, down, mx.zeros((1, tokens, 32)))
+    assert waited == [12, 16]
+
+
 def test_weights_that_are_not_float32_are_expanded_for_enough_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     original = cpu.multiply_expanded
