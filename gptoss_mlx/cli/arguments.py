@@ -15,6 +15,10 @@ examples:
 """
 
 
+MODEL_HELP = "'pocket' (default), a name that `gptoss list` shows, or a folder with a checkpoint"
+"""What a MODEL may be."""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -45,7 +49,7 @@ def _add_ask(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "Text from a pipe follows the question; '-' takes the pipe alone.",
     )
     ask.add_argument("prompt", nargs="*", metavar="QUESTION", help="the question; '-' reads it from standard input")
-    ask.add_argument("-m", "--model", default="pocket", help="'pocket' (default) or a folder with a checkpoint")
+    ask.add_argument("-m", "--model", default="pocket", help=MODEL_HELP)
     _add_turn_options(ask)
     output = ask.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print every event as one JSON object a line")
@@ -63,7 +67,7 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "/help lists the commands. "
         "Without a terminal it answers the lines of standard input, or one sample question when there are none.",
     )
-    chat.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
+    chat.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
     chat.add_argument("--plain", action="store_true", help="line mode: plain text, no screen control")
     chat.add_argument("--hide-reasoning", action="store_true", help="show only how long the model thought")
     chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote")
@@ -74,7 +78,7 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     info = commands.add_parser(
         "info", help="what is in a model's folder", description="Shape, sizes and memory of a model."
     )
-    info.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
+    info.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -123,7 +127,7 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Measures load time, time to first token, prefill, decode and peak memory, each run in a process "
         "of its own. Prints a table, then one JSON line.",
     )
-    bench.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help="'pocket' (default) or a folder")
+    bench.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
     bench.add_argument("--against", choices=("mlx-lm",), help="measure this engine, too, in turn with ours")
     bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
     bench.add_argument(
