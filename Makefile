@@ -43,7 +43,7 @@ bench: $(RUN_STAMP)  ## how fast the pocket model runs here (or MODEL=folder)
 evaluate: $(RUN_STAMP)  ## ask the pocket model questions that it never saw
 	$(BIN)/gptoss evaluate pocket
 
-precision: $(RUN_STAMP)  ## what 8, 6 and 4 bits in the dense weights cost the pocket model (10 minutes)
+precision: $(RUN_STAMP)  ## what 8, 6 and 4 bits in the dense weights cost the pocket model (minutes)
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 130' INT TERM && \
 	$(BIN)/gptoss convert gptoss_mlx/pocket/checkpoint "$$folder/pocket-16bit" && \
 	for bits in 8 6 4; do \

@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import re
 import shutil
 import tempfile
 import weakref
@@ -17,6 +18,7 @@ from gptoss_mlx import GptOss, comparison
 from gptoss_mlx.comparison import (
     Comparison,
     LogitsFile,
+    Sizes,
     compare_models,
     held_out_passages,
     open_version,
@@ -35,6 +37,7 @@ from tests.random_checkpoint import Tensors, bfloat16_bits, float32_of, random_t
 from tests.reference import ReferenceModel
 
 TEXT = "What is an attention sink? It is a learned logit per head. The answer is 42, and 17 + 25 = 42.\n" * 3
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -357,6 +360,20 @@ def test_planned_sizes_are_those_of_the_converted_files(conversions: Callable[[i
 def test_bytes_per_token_do_not_depend_on_the_layout(conversions: Callable[[int | None], str]):
     published, converted = (stored_sizes(open_version(name).checkpoint) for name in ("pocket", conversions(None)))
     assert published.bytes_per_token == converted.bytes_per_token
+
+
+def gigabytes(sizes: Sizes) -> tuple[str, str]:
+    return f"{sizes.weight_bytes / 1e9:.2f}", f"{sizes.bytes_per_token / 1e9:.2f}"
+
+
+def test_the_readme_s_computed_sizes_are_these():
+    found = re.findall(r"^\| (20b|120b) \| (16|8|6|4)\b[^|]*\| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+    expected = [
+        (name, str(bits or 16), *gigabytes(planned_sizes(PRESETS[name], bits)))
+        for name in ("20b", "120b")
+        for bits in (None, 8, 6, 4)
+    ]
+    assert found == expected
 
 
 def test_a_comparison_says_what_it_is_of(text: Path):

@@ -102,15 +102,19 @@ def _cells(row: Measured) -> list[str]:
         f"{sizes.bytes_per_token / 1e6:,.2f}",
     ]
     if distance is None:
-        return [*cells, "reference", "", "", f"{row.perplexity:.4f}", ""]
+        return [*cells, "reference", "", "", _perplexity(row.perplexity), ""]
     return [
         *cells,
         _divergence(distance.kl_mean),
         _divergence(distance.kl_p99),
         f"{distance.agreement:.2%}",
-        f"{row.perplexity:.4f}",
+        _perplexity(row.perplexity),
         f"{distance.perplexity_ratio:.4f}",
     ]
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.4f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _divergence(nats: float) -> str:
