@@ -3,11 +3,12 @@
     compare_models("20b", ["20b-8bit", "20b-4bit"], text=Path("book.txt")) -> Comparison
 
 The reference reads every passage first and its logits go to a nameless temporary file, float32 as they are: nothing is
-rounded, so a model has a divergence of exactly 0 from itself. (Measured: float16 in the file would put the pocket model
-4e-8 nats away from itself, and its 8-bit version at 8.1e-6 instead of 7.9e-6.) Then each other version reads the same
-passages. One model is in memory at a time, and a few rows of logits; all sums are float64.
+rounded, so a model has a divergence of exactly 0 from itself. (Measured over 578 positions: float16 would put the
+pocket model 4e-8 nats away from itself, and its 8-bit version at 8.1e-6 instead of 7.9e-6.) Then each other version
+reads the same passages. One model is in memory at a time, and the logits of `CHUNK_TOKENS`; all sums are float64.
 
-Owns: the passages, the figures, the sizes. Does not own: the questions (`pocket.evaluate`), and it prints nothing.
+Owns: the passages and the figures. Does not own: the questions (`pocket.evaluate`), the sizes (`weight_sizes`), and it
+prints nothing.
 """
 
 import errno
@@ -27,18 +28,15 @@ import numpy.typing as npt
 
 from gptoss_mlx.cache import KVCache
 from gptoss_mlx.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
-from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.convert.plan import make_plan
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import NotEnoughDisk, UsageError
-from gptoss_mlx.layouts import OURS, make_recipes
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import POCKET_FOLDER, find_model
 from gptoss_mlx.pocket.evaluate import CATEGORIES, DATE, EFFORTS, make_questions
 from gptoss_mlx.pocket.rendering import conversation_ids, system_ids
-from gptoss_mlx.safetensors_file import ITEM_BYTES, TensorEntry
-from gptoss_mlx.tensor_source import TensorSource
+from gptoss_mlx.safetensors_file import ITEM_BYTES
 from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.weight_sizes import Sizes, stored_sizes
 from gptoss_mlx.weights import choose_dtype, load_model
 
 Progress = Callable[[int, int], None]
@@ -76,16 +74,6 @@ class Passage:
     """What follows."""
     scored: tuple[bool, ...]
     """For each of `tokens`, whether its prediction counts; never the first one's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What a model's weights cost."""
-
-    weight_bytes: int
-    """Bytes of the files that hold them, headers included."""
-    bytes_per_token: int
-    """Bytes of them that are read for each decoded token; computed from the tensors' sizes, not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,51 +441,3 @@ class _Counter:
 
 def _no_progress(done: int, total: int) -> None:
     """For a caller that asked for none."""
-
-
-# Sizes
-
-
-def stored_sizes(checkpoint: Checkpoint) -> Sizes:
-    """The sizes of a checkpoint on disk, in any layout."""
-    files = {entry.file for entry in checkpoint.entries.values()}
-    tensors = {name: tensor.nbytes for name, tensor in TensorSource(checkpoint).tensors.items()}
-    return Sizes(sum(file.stat().st_size for file in files), bytes_per_token(checkpoint.config, tensors))
-
-
-def planned_sizes(config: ModelConfig, dense_bits: int | None) -> Sizes:
-    """The sizes that a conversion of a published model of this shape has, to the byte; `dense_bits` as there."""
-    recipes, quantised = make_recipes("gptoss", config, {})
-    entries = {
-        part.name: TensorEntry(
-            part.name, part.dtypes[0], part.shape, math.prod(part.shape) * ITEM_BYTES[part.dtypes[0]], Path(), 0
-        )
-        for recipe in recipes.values()
-        for part in recipe.parts
-    }
-    source = TensorSource(Checkpoint(Path(), config, "gptoss", entries, recipes, quantised, None))
-    plan = make_plan(source, config.num_hidden_layers, dense_bits)
-    tensors = {tensor.name: tensor.nbytes for file in plan for tensor in file.tensors}
-    return Sizes(sum(file.nbytes for file in plan), bytes_per_token(config, tensors))
-
-
-def bytes_per_token(config: ModelConfig, tensors: Mapping[str, int]) -> int:
-    """Bytes of weights that one decoded token reads, of tensors with these sizes in bytes by our own names.
-
-    One row of the embedding, the experts that a token visits, and everything else whole.
-    """
-    total = 0
-    for name, nbytes in tensors.items():
-        if name.startswith(f"{OURS.embedding}."):
-            total += nbytes // config.vocab_size
-        elif name.endswith(_OF_EXPERTS):
-            total += nbytes * config.num_experts_per_tok // config.num_experts
-        else:
-            total += nbytes
-    return total
-
-
-_OF_EXPERTS: Final = tuple(
-    name for names in (OURS.gate_up, OURS.down) for name in (*names.blocks, *names.scales, *names.bias)
-)
-"""How the names of tensors end that hold a part for each expert; the router is none of them."""

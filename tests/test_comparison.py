@@ -3,7 +3,6 @@
 import gc
 import json
 import math
-import re
 import shutil
 import tempfile
 import weakref
@@ -18,16 +17,11 @@ from gptoss_mlx import GptOss, comparison
 from gptoss_mlx.comparison import (
     Comparison,
     LogitsFile,
-    Sizes,
     compare_models,
     held_out_passages,
     open_version,
-    planned_sizes,
-    stored_sizes,
     text_passages,
 )
-from gptoss_mlx.config import PRESETS
-from gptoss_mlx.convert.conversion import convert_model
 from gptoss_mlx.errors import NotEnoughDisk, UsageError, WeightsError
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.pocket.conversations import plain
@@ -37,16 +31,6 @@ from tests.random_checkpoint import Tensors, bfloat16_bits, float32_of, random_t
 from tests.reference import ReferenceModel
 
 TEXT = "What is an attention sink? It is a learned logit per head. The answer is 42, and 17 + 25 = 42.\n" * 3
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def conversions(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int | None], str]:
-    """The pocket model's folder with dense weights of that many bits."""
-    root = tmp_path_factory.mktemp("conversions")
-    for bits in (None, 8, 4):
-        convert_model(POCKET_FOLDER, root / f"pocket-{bits}", dense_bits=bits)
-    return lambda bits: str(root / f"pocket-{bits}")
 
 
 @pytest.fixture
@@ -329,51 +313,6 @@ def test_one_model_is_in_memory_at_a_time(tmp_path: Path, text: Path, monkeypatc
     folder = tiny(tmp_path / "tiny")
     compare_models(folder, [folder, folder], text=text)
     assert len(loaded) == 3
-
-
-# Sizes
-
-
-def test_bytes_per_token_of_20b_are_the_known_3_7_gb():
-    layers, hidden, vocab, query, kv = 24, 2880, 201088, 4096, 512
-    # 4 of 32 experts; of each three matrices in MXFP4, 17 bytes for 32 values.
-    experts = layers * 4 * 3 * hidden * hidden * 17 // 32
-    attention = layers * 2 * ((query + 2 * kv) * (hidden + 1) + hidden * (query + 1) + 64)
-    lm_head = 2 * vocab * hidden
-    assert [round(part / 1e6) for part in (experts, attention, lm_head)] == [1269, 1274, 1158]
-    router, norms, embedding_row = layers * 2 * 32 * (hidden + 1), (2 * layers + 1) * 2 * hidden, 2 * hidden
-    expert_biases = layers * 4 * 2 * 3 * hidden
-    assert planned_sizes(PRESETS["20b"], None).bytes_per_token == (
-        experts + expert_biases + attention + lm_head + router + norms + embedding_row
-    )
-
-
-@pytest.mark.parametrize("bits", [None, 8, 4])
-def test_planned_sizes_are_those_of_the_converted_files(conversions: Callable[[int | None], str], bits: int | None):
-    checkpoint = open_version(conversions(bits)).checkpoint
-    assert planned_sizes(checkpoint.config, bits) == stored_sizes(checkpoint)
-    assert stored_sizes(checkpoint).weight_bytes == sum(
-        file.stat().st_size for file in Path(conversions(bits)).glob("*.safetensors")
-    )
-
-
-def test_bytes_per_token_do_not_depend_on_the_layout(conversions: Callable[[int | None], str]):
-    published, converted = (stored_sizes(open_version(name).checkpoint) for name in ("pocket", conversions(None)))
-    assert published.bytes_per_token == converted.bytes_per_token
-
-
-def gigabytes(sizes: Sizes) -> tuple[str, str]:
-    return f"{sizes.weight_bytes / 1e9:.2f}", f"{sizes.bytes_per_token / 1e9:.2f}"
-
-
-def test_the_readme_s_computed_sizes_are_these():
-    found = re.findall(r"^\| (20b|120b) \| (16|8|6|4)\b[^|]*\| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
-    expected = [
-        (name, str(bits or 16), *gigabytes(planned_sizes(PRESETS[name], bits)))
-        for name in ("20b", "120b")
-        for bits in (None, 8, 6, 4)
-    ]
-    assert found == expected
 
 
 def test_a_comparison_says_what_it_is_of(text: Path):
