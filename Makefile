@@ -1,7 +1,7 @@
 # Every target works on a bare machine: the first one that needs it makes .venv and installs into it.
 # Linux: Python 3.11 with pip. macOS: Python >= 3.11, or uv.
 .DELETE_ON_ERROR:
-.PHONY: chat test check check-all lint types contracts fmt bench evaluate train-pocket clean help
+.PHONY: chat test check check-all lint types contracts fmt bench evaluate precision train-pocket clean help
 
 BIN := .venv/bin
 RUN_STAMP := .venv/.installed
@@ -42,6 +42,14 @@ bench: $(RUN_STAMP)  ## how fast the pocket model runs here (or MODEL=folder)
 
 evaluate: $(RUN_STAMP)  ## ask the pocket model questions that it never saw
 	$(BIN)/gptoss evaluate pocket
+
+precision: $(RUN_STAMP)  ## what 8, 6 and 4 bits in the dense weights cost the pocket model (minutes)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 130' INT TERM && \
+	$(BIN)/gptoss convert gptoss_mlx/pocket/checkpoint "$$folder/pocket-16bit" && \
+	for bits in 8 6 4; do \
+		$(BIN)/gptoss convert gptoss_mlx/pocket/checkpoint "$$folder/pocket-$${bits}bit" --dense-bits $$bits || exit 1; \
+	done && \
+	$(BIN)/gptoss compare pocket "$$folder/pocket-16bit" "$$folder/pocket-8bit" "$$folder/pocket-6bit" "$$folder/pocket-4bit"
 
 train-pocket: $(RUN_STAMP)  ## train the pocket model again (installs torch; over an hour)
 	$(BIN)/python -m pip install -q -e '.[train]'

@@ -59,9 +59,10 @@ class Tokenizer:
         self._special_ids: dict[str, int] = dict(special_ids)
         self._special_ids.update({reserved_name(i): i for i in range(size) if i not in taken})
         self._ordinary_ids: frozenset[int] = frozenset(used)
+        self._vocabulary = (pattern, dict(ranks))
         try:
             self._encoding = tiktoken.Encoding(
-                source, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=self._special_ids
+                source, pat_str=pattern, mergeable_ranks=self._vocabulary[1], special_tokens=self._special_ids
             )
         except ValueError as error:
             raise TokenizerError(
@@ -99,6 +100,10 @@ class Tokenizer:
         special_ids = _read_special_ids(data, source)
         ranks = _read_ranks(data, special_ids, source)
         return cls(ranks, special_ids, _read_pattern(data, source), vocab_size=vocab_size, source=source)
+
+    def is_same(self, other: "Tokenizer") -> bool:
+        """Whether both give every text the same ids and every id the same bytes."""
+        return self._vocabulary == other._vocabulary and self._special_ids == other._special_ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. A special token written in the text is encoded as the plain characters it is."""

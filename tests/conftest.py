@@ -1,10 +1,11 @@
-"""What all tests share: the pocket model's tokenizer and folder."""
+"""What all tests share: the pocket model, its tokenizer, and conversions of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from gptoss_mlx import GptOss, load
+from gptoss_mlx.convert.conversion import convert_model
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.tokenizer import Tokenizer
 
@@ -18,3 +19,12 @@ def pocket_tokenizer() -> Tokenizer:
 def pocket() -> Iterator[GptOss]:
     with load("pocket", date="2026-01-31") as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def conversions(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int | None], str]:
+    """The pocket model's folder with dense weights of that many bits."""
+    root = tmp_path_factory.mktemp("conversions")
+    for bits in (None, 8, 4):
+        convert_model(POCKET_FOLDER, root / f"pocket-{bits}", dense_bits=bits)
+    return lambda bits: str(root / f"pocket-{bits}")

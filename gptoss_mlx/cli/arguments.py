@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_bench(commands)
     _add_evaluate(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -166,6 +167,27 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--temperature", type=float, default=0.0, help="0 (default): the most probable token each time"
     )
     evaluate.add_argument("--seed", type=int, default=0, help="which questions are drawn (default: 0)")
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="how far versions of a model are from a reference",
+        description="Compares what models predict over the same tokens, and their sizes: mean KL divergence from the "
+        "reference, how often the most probable token is the same, perplexity, bytes on disk and bytes of weights read "
+        "per decoded token. Without --text, over questions that the pocket model never saw in training. One model is "
+        "in memory at a time. Prints a table, then one JSON line.",
+    )
+    compare.add_argument(
+        "reference", metavar="REFERENCE", help="'pocket', a name that `gptoss list` shows, or a folder"
+    )
+    compare.add_argument("others", nargs="+", metavar="OTHER", help="other versions of the same model")
+    compare.add_argument("--text", metavar="FILE", help="compare over this UTF-8 text")
+    compare.add_argument("--window", type=int, metavar="N", help="with --text: tokens read at once (default: 1024)")
+    compare.add_argument(
+        "-n", "--questions", type=int, metavar="N", help="questions of each category at each effort (default: 10)"
+    )
+    compare.add_argument("--seed", type=int, metavar="N", help="which questions are drawn (default: 0)")
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,17 @@ from random import Random
 from typing import Any
 
 from gptoss_mlx.harmony import Message, ReasoningEffort, ToolDescription
-from gptoss_mlx.pocket.conversations import Exchange, is_held_out
-from gptoss_mlx.pocket.mixture import TASKS, distractors, make_exchange, make_refusal, make_use, remembered
+from gptoss_mlx.pocket.conversations import Conversation, Exchange, Part, is_held_out
+from gptoss_mlx.pocket.mixture import (
+    TASKS,
+    answered,
+    distractors,
+    make_exchange,
+    make_refusal,
+    make_use,
+    remembered,
+    used,
+)
 from gptoss_mlx.pocket.tasks_dialogues import make_follow_up, make_memory
 from gptoss_mlx.pocket.tasks_tools import ToolUse
 
@@ -74,6 +83,8 @@ class Question:
     effort: ReasoningEffort
     messages: tuple[Message, ...]
     expected: str
+    solution: tuple[Part, ...]
+    """What follows in the generator's own words: analysis and answer; around a call, its result too."""
     tools: tuple[ToolDescription, ...] = ()
     use: ToolUse | None = None
     """The call that is expected first, and its result."""
@@ -82,6 +93,12 @@ class Question:
     def prompt(self) -> Prompt:
         """What the model sees first."""
         return Prompt(self.effort, self.messages, self.tools)
+
+    @property
+    def conversation(self) -> Conversation:
+        """The question with its solution, the only part that is learned."""
+        asked = tuple(Part(message) for message in self.messages)
+        return Conversation(self.effort, asked + self.solution, self.category, self.tools)
 
 
 @dataclass(frozen=True)
@@ -115,22 +132,27 @@ def one_question(category: str, effort: ReasoningEffort, rng: Random) -> Questio
     if category in ("tool", "no function"):
         if category == "no function":
             refusal = make_refusal(rng, effort, held_out=True)
-            return Question(category, effort, question_messages(refusal), refusal.expected)
+            return Question(category, effort, question_messages(refusal), refusal.expected, answered(refusal)[1:])
         use = make_use(rng, held_out=True)
-        return Question(category, effort, (Message.user(use.question),), use.expected, distractors(rng, use), use)
+        tools, solution = distractors(rng, use), used(use, effort, rng)[1:]
+        return Question(category, effort, (Message.user(use.question),), use.expected, solution, tools, use)
     if category == "memory":
         while True:
             first, second, _ = make_memory(rng, effort)
             if is_held_out(first.key):
-                return Question(category, effort, question_messages(second, first), second.expected)
+                return Question(
+                    category, effort, question_messages(second, first), second.expected, answered(second)[1:]
+                )
     if category == "follow-up":
         while True:
             first = make_exchange(rng, effort, held_out=True, task="addition")
             second = make_follow_up(rng, effort, int(first.expected.strip("= .")))
             if is_held_out(second.key):
-                return Question(category, effort, question_messages(second, first), second.expected)
+                return Question(
+                    category, effort, question_messages(second, first), second.expected, answered(second)[1:]
+                )
     exchange = make_exchange(rng, effort, held_out=True, task=category)
-    return Question(category, effort, question_messages(exchange), exchange.expected)
+    return Question(category, effort, question_messages(exchange), exchange.expected, answered(exchange)[1:])
 
 
 CATEGORIES = (*TASKS, "follow-up", "memory", "tool", "no function")

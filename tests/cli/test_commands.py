@@ -97,6 +97,18 @@ def test_evaluate_prints_a_table_and_ends_with_json():
     assert gptoss("evaluate", "--kind", "nonsense").returncode == 2
 
 
+def test_compare_prints_a_table_and_ends_with_json(tmp_path: Path):
+    text = tmp_path / "text.txt"
+    text.write_text("What is 17 plus 25? It is 42.")
+    done = gptoss("compare", "pocket", "pocket", "--text", str(text))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "agree" in done.stdout.splitlines()[0]
+    report = json.loads(done.stdout.splitlines()[-1])
+    reference, same = report["models"]
+    assert (reference["kl_mean"], same["kl_mean"], same["argmax_agreement"]) == (None, 0.0, 1.0)
+    assert same["computed_weight_bytes_per_token"] < same["weight_bytes_on_disk"]
+
+
 def test_a_reader_that_leaves_is_no_error():
     command = f"{sys.executable} -m gptoss_mlx.cli ask '{QUESTION}' --json | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

@@ -23,11 +23,11 @@ class Terminal(io.StringIO):
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]):
     assert main([]) == 0
     out = capsys.readouterr().out
-    for command in ("ask", "chat", "info", "bench", "evaluate"):
+    for command in ("ask", "chat", "info", "bench", "evaluate", "compare"):
         assert f"\n    {command}" in out
 
 
-@pytest.mark.parametrize("command", ["ask", "chat", "info", "bench", "evaluate"])
+@pytest.mark.parametrize("command", ["ask", "chat", "info", "bench", "evaluate", "compare"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -90,3 +90,20 @@ def test_without_a_question_there_is_an_error(monkeypatch: pytest.MonkeyPatch, c
 )
 def test_the_first_code_block_is_found(text: str, code: str | None):
     assert first_code_block(text) == code
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--window", "8"], "expected --text FILE"),
+        (["--text", "x", "--questions", "2"], "not both"),
+        (["--text", "x", "--seed", "2"], "not both"),
+        (["--text", "/nonexistent/text"], "cannot be read"),
+        (["--questions", "0"], "questions is 0"),
+    ],
+)
+def test_compare_refuses_options_that_do_not_go_together(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["compare", "pocket", "pocket", *options]) == 2
+    assert message in capsys.readouterr().err
