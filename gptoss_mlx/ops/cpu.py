@@ -2,8 +2,8 @@
 
 MLX's processor back-end runs each stream on one thread and multiplies with a reference BLAS. So
 
-- products large enough go through numpy's BLAS, on views of MLX's own memory: dense weights as they are, quantised ones
-  and experts with many tokens a few rows at a time as float32;
+- products large enough go through numpy's BLAS, on views of MLX's own memory: float32 weights as they are, shorter
+  and quantised ones and experts with many tokens a few rows at a time as float32;
 - products of a single token with quantised weights stay with MLX's kernels, shared among several streams.
 
 What goes through numpy is computed before the call returns; the rest is queued as ever.
@@ -31,8 +31,8 @@ Numbers: TypeAlias = npt.NDArray[np.integer[Any]]
 BLAS_FROM_PRODUCTS: Final = 1 << 20
 """From this many products of two numbers on, a matrix product goes through numpy (MLX takes 0.8 ms for so many)."""
 
-EXPAND_FROM_ROWS: Final = 3
-"""From this many rows of x on, weights that are not float32 are expanded; below, MLX multiplies them as they are."""
+EXPAND_FROM_ROWS: Final = 2
+"""From this many rows of x on, quantised weights are expanded; below, MLX multiplies them as they are."""
 
 EXPAND_FROM_PAIRS: Final = 3
 """From this many pairs on, an expert's matrix is expanded; below, MLX multiplies it as it is."""
@@ -89,9 +89,8 @@ class CpuOps(ReferenceOps):
         return mx.concatenate(shares, axis=-1)
 
     def _uses_blas(self, rows: int, linear: Projection) -> bool:
-        expanded = isinstance(linear, QuantizedLinear) or linear.weight.dtype != mx.float32
         enough = rows * _values(linear) >= self._blas_from_products
-        return enough and (not expanded or rows >= self._expand_from_rows)
+        return enough and (isinstance(linear, Linear) or rows >= self._expand_from_rows)
 
     def _project_pairs(
         self, pairs: mx.array, experts: mx.array, linear: ExpertLinear, *, tokens: int, ordered: bool

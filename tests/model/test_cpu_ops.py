@@ -174,7 +174,9 @@ def test_nobody_waits_for_the_choice_of_experts_of_few_tokens(monkeypatch: pytes
     assert waited == [12, 16]
 
 
-def test_weights_that_are_not_float32_are_expanded_for_enough_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_weights_are_always_expanded_and_quantised_ones_for_enough_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[int] = []
     original = cpu.multiply_expanded
 
@@ -188,14 +190,15 @@ def test_weights_that_are_not_float32_are_expanded_for_enough_rows_only(monkeypa
     for linear in (Linear(mx.array(normal(64, 96)).astype(mx.bfloat16)), quantized):
         for rows in (1, 2, 3, 4):
             mx.eval(ops.linear_residual(mx.ones((1, rows, 96)), linear, mx.zeros((1, rows, 64))))
-    assert calls == [3, 4, 3, 4]
+    assert calls == [1, 2, 3, 4, 3, 4]
 
 
-def test_a_large_float32_model_is_computed_at_once_and_a_small_one_queued() -> None:
+def test_a_large_model_is_computed_at_once_and_a_small_or_quantised_one_queued() -> None:
     small, large = Linear(mx.zeros((1023, 1024))), Linear(mx.zeros((1024, 1024)))
     assert CpuOps().runs_apart(small)
     assert not CpuOps().runs_apart(large)
-    assert CpuOps().runs_apart(Linear(large.weight.astype(mx.bfloat16)))
+    assert not CpuOps().runs_apart(Linear(large.weight.astype(mx.bfloat16)))
+    assert CpuOps().runs_apart(QuantizedLinear(*mx.quantize(large.weight, 64, 8), 8, 64))
     assert ReferenceOps().runs_apart(large)
 
 
