@@ -109,7 +109,7 @@ def convert_model(
                 f"{target} holds another conversion already; expected a new destination; choose another one or replace "
                 "it with --overwrite"
             )
-        _remove_notes(target)
+        _tidy(target)
         return ConvertReport(target, checkpoint.layout, there.total_bytes, 0, time.monotonic() - started, True)
     small = _small_files(checkpoint, tokenizer)
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
@@ -161,7 +161,9 @@ def _destination(source: Path, given: str | Path | None, dense_bits: int | None)
 
 def _already_there(target: Path, checkpoint: Checkpoint, overwrite: bool) -> Manifest | None:
     """The manifest of a whole model at `target` that is to stay. Raises `UsageError` for anything else in the way."""
-    if overwrite or not target.exists():
+    if not target.exists():
+        return None
+    if overwrite and (target / MANIFEST_NAME).is_file():
         return None
     manifest = read_manifest(target) if target.is_dir() else None
     if manifest is not None:
@@ -173,8 +175,8 @@ def _already_there(target: Path, checkpoint: Checkpoint, overwrite: bool) -> Man
     if target.is_dir() and not any(target.iterdir()):
         return None
     raise UsageError(
-        f"{target} is there already and is no converted model; expected a new destination; choose another one or "
-        "replace it with --overwrite"
+        f"{target} is there already and is no converted model; expected a new destination; choose another one, or "
+        "remove it yourself"
     )
 
 
@@ -196,7 +198,17 @@ def _small_files(checkpoint: Checkpoint, tokenizer: str | Path | None) -> dict[s
 
 @contextmanager
 def _locked(partial: Path) -> Iterator[None]:
-    """Makes `partial` and keeps other conversions out of it. Raises `UsageError` when one is at work."""
+    """Makes `partial` and keeps other conversions out of it.
+
+    Raises `UsageError` when one is at work there, or when it holds something else than a conversion.
+    """
+    if partial.exists() and not (partial / FINGERPRINT_NAME).is_file():
+        others = [path for path in (partial.iterdir() if partial.is_dir() else [partial]) if path.name != LOCK_NAME]
+        if others:
+            raise UsageError(
+                f"{partial} is there already and is no stopped conversion; choose another destination, or remove it "
+                "yourself"
+            )
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / LOCK_NAME).open("w") as lock:
         try:
@@ -278,18 +290,24 @@ def _put_in_place(partial: Path, target: Path) -> None:
     """Makes the whole model in `partial` appear as `target`, in place of what is there."""
     sync_folder(partial)
     if target.exists():
-        old = target.with_name(f"{target.name}.old{PARTIAL_SUFFIX}")
-        target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
-    else:
-        partial.rename(target)
+        replaced = _replaced(target)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        target.rename(replaced)
+    partial.rename(target)
     sync_folder(target.parent)
-    _remove_notes(target)
+    _tidy(target)
 
 
-def _remove_notes(target: Path) -> None:
-    """Removes what only an unfinished conversion needs; a kill just before leaves it in a model that is whole."""
+def _replaced(target: Path) -> Path:
+    """Where the model that `target` was before stands while the new one takes its place."""
+    return target.with_name(f"{target.name}.replaced{PARTIAL_SUFFIX}")
+
+
+def _tidy(target: Path) -> None:
+    """Removes what nobody needs once `target` is whole; a kill just before leaves it there until the next time."""
+    if (replaced := _replaced(target)).exists():
+        shutil.rmtree(replaced)
     for name in (NOTES_NAME, FINGERPRINT_NAME, LOCK_NAME):
         (target / name).unlink(missing_ok=True)
 

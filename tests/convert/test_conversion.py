@@ -157,10 +157,16 @@ def test_what_is_at_the_destination_stays_unless_it_is_to_be_replaced(source: Pa
 def test_a_folder_or_file_in_the_way_is_left_alone(source: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(UsageError, match=r"photos is there already and is no converted model"):
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=r"photos is there already and is no converted model"):
+            convert_model(source, tmp_path / "photos", overwrite=overwrite)
+        with pytest.raises(UsageError, match=r"cat\.jpg is there already"):
+            convert_model(source, tmp_path / "photos" / "cat.jpg", overwrite=overwrite)
+    (tmp_path / "photos").rename(tmp_path / "photos.partial")
+    with pytest.raises(UsageError, match=r"photos\.partial is there already and is no stopped conversion"):
         convert_model(source, tmp_path / "photos")
-    with pytest.raises(UsageError, match=r"cat\.jpg is there already"):
-        convert_model(source, tmp_path / "photos" / "cat.jpg")
+    assert [path.name for path in (tmp_path / "photos.partial").iterdir()] == ["cat.jpg"]
+    (tmp_path / "photos.partial").rename(tmp_path / "photos")
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
     (tmp_path / "empty").mkdir()
     assert convert_model(source, tmp_path / "empty").folder == tmp_path / "empty"

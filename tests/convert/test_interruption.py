@@ -16,7 +16,7 @@ from tests.convert.conftest import Layouts
 from tests.random_checkpoint import random_checkpoint
 
 KILLED_AT = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
 from gptoss_mlx.convert.conversion import convert_model
 
@@ -33,10 +33,12 @@ def counted(function):
 
 # Every way in which a conversion changes the disk: the process dies just before the n-th of these calls.
 os.fsync, os.write, Path.rename, Path.unlink = map(counted, (os.fsync, os.write, Path.rename, Path.unlink))
-convert_model(sys.argv[2])
+shutil.rmtree = counted(shutil.rmtree)
+convert_model(sys.argv[2], dense_bits=int(sys.argv[3]) or None, overwrite=sys.argv[3] != "0")
 print("done")
 """
-"""Converts argv[2]; the process dies at the argv[1]-th step that changes the disk."""
+"""Converts argv[2]; the process dies at the argv[1]-th step that changes the disk. With argv[3] for dense bits (but 0)
+it replaces what is there."""
 
 
 @pytest.fixture
@@ -53,9 +55,9 @@ def names() -> list[str]:
     return [model.name for model in list_models()[0]]
 
 
-def die_at(step: int, source: Path) -> bool:
+def die_at(step: int, source: Path, *, replace_with_bits: int = 0) -> bool:
     """A conversion that dies at that step; False when it was through before."""
-    command = [sys.executable, "-c", KILLED_AT, str(step), str(source)]
+    command = [sys.executable, "-c", KILLED_AT, str(step), str(source), str(replace_with_bits)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 9), done.stderr
     return done.returncode == 9
@@ -90,6 +92,41 @@ def test_death_at_every_step(source: Path, home: Path, tmp_path: Path) -> None:
     for path in sorted((home / "models").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     check_moments(list(range(last + 1)), source, home, tmp_path)
+
+
+def test_death_while_a_model_is_replaced_leaves_the_old_or_the_new_one(
+    source: Path, home: Path, tmp_path: Path
+) -> None:
+    target = home / "models" / f"{source.name}-8bit"
+    new = content(convert_model(source, tmp_path / "new", dense_bits=8).folder)
+    convert_model(source, target)
+    old = content(target)
+    steps = count_steps(source)
+    for step in range(steps - 12, steps + 1):
+        died = die_at(step, source, replace_with_bits=8)
+        for fault in list_models()[1]:
+            assert ".partial: a conversion" in fault
+        if target.exists():
+            found = {name: data for name, data in content(target).items() if name in new}
+            assert found in (old, new)
+        assert died == (step < steps)
+        convert_model(source, dense_bits=8, overwrite=True)
+        assert content(target) == new
+        assert [path.name for path in target.parent.iterdir()] == [target.name]
+        convert_model(source, target, overwrite=True)
+
+
+def count_steps(source: Path) -> int:
+    """How many steps a conversion to 8 bits takes that replaces another one; it leaves the place as it was."""
+    low, high = 0, 200
+    while low < high:
+        middle = (low + high) // 2
+        if die_at(middle, source, replace_with_bits=8):
+            low = middle + 1
+        else:
+            high = middle
+        convert_model(source, source.parent / "home" / "models" / f"{source.name}-8bit", overwrite=True)
+    return low
 
 
 def test_death_again_and_again_comes_to_an_end(source: Path, home: Path, tmp_path: Path) -> None:
