@@ -4,15 +4,17 @@
         mx.load(reader.open(names), format="safetensors")
 
 MLX allocates each array and asks for its bytes at once; they are read, put in order and, if asked for, widened to
-float32 right where they will stay. No layout costs a second copy of a tensor, and several threads read at once.
+float32 right where they will stay. No layout costs a second copy of a tensor, and several threads read at once. Where
+the system can, the large tensors of a converted model are not read at all: the file's own pages take the memory's place
+(`file_pages`). Since those must fit into pages, such a tensor comes as a vector with a page to spare, and `place` says
+where in it the tensor begins.
 
 Owns: the header that MLX sees, the threads. Does not own: recipes and files (`tensor_source`).
 """
 
-import ctypes
 import io
 import json
-import mmap
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,14 @@ from typing import Any, Final, Self
 import numpy as np
 
 from gptoss_mlx.errors import WeightsError
+from gptoss_mlx.file_pages import (
+    LARGE_BYTES,
+    PAGE_BYTES,
+    advise_huge_pages,
+    can_replace_pages,
+    first_byte,
+    replace_pages,
+)
 from gptoss_mlx.safetensors_file import ITEM_BYTES
 from gptoss_mlx.tensor_source import Bytes, SourceTensor, TensorSource
 
@@ -38,16 +48,35 @@ WIDENED: Final = ("BF16", "F16")
 class TensorReader:
     """The threads that read a `TensorSource`'s tensors, and in what dtype they come."""
 
-    def __init__(self, source: TensorSource, *, float32: bool, as_stored: frozenset[str] = frozenset()) -> None:
-        """`float32` widens floats of two bytes to float32, but for the tensors in `as_stored`."""
+    def __init__(
+        self,
+        source: TensorSource,
+        *,
+        float32: bool,
+        as_stored: frozenset[str] = frozenset(),
+        on_gpu: bool = False,
+        large_bytes: int = LARGE_BYTES,
+    ) -> None:
+        """`float32` widens floats of two bytes to float32, but for the tensors in `as_stored` and large ones.
+
+        `on_gpu`: MLX's arrays are a GPU's, whose memory no file's pages can replace. `large_bytes` is for tests.
+        """
         self.source = source
+        self.large_bytes = large_bytes
+        self._may_map = can_replace_pages() and not on_gpu
         self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="gptoss-read")
         self._float32 = float32
         self._as_stored = as_stored
 
     def widens(self, tensor: SourceTensor) -> bool:
         """Whether `tensor` comes as float32 and is stored shorter."""
-        return self._float32 and tensor.dtype in WIDENED and tensor.name not in self._as_stored
+        small = tensor.nbytes < self.large_bytes
+        return self._float32 and small and tensor.dtype in WIDENED and tensor.name not in self._as_stored
+
+    def maps(self, tensor: SourceTensor) -> bool:
+        """Whether the file's own pages become the memory of `tensor`."""
+        large = tensor.nbytes >= self.large_bytes
+        return self._may_map and large and self.source.place(tensor.name) is not None
 
     def open(self, names: Iterable[str]) -> "TensorFile":
         """A file of those of our tensors."""
@@ -78,6 +107,8 @@ class TensorFile(io.RawIOBase):
         super().__init__()
         self.error: WeightsError | None = None
         """What went wrong first while MLX read; None when nothing did."""
+        self.first_items: dict[str, int] = {}
+        """Of each tensor that came as a longer vector: the item in it where the tensor begins."""
         self._reader = reader
         self._position = 0
         self._places: dict[int, SourceTensor] = {}
@@ -91,11 +122,14 @@ class TensorFile(io.RawIOBase):
         for tensor in tensors:
             widen = self._reader.widens(tensor)
             dtype = "F32" if widen else tensor.dtype
-            nbytes = tensor.nbytes // ITEM_BYTES[tensor.dtype] * ITEM_BYTES[dtype]
+            shape = list(tensor.shape)
+            if self._reader.maps(tensor):
+                shape = [math.prod(shape) + PAGE_BYTES // ITEM_BYTES[dtype]]
+            nbytes = math.prod(shape) * ITEM_BYTES[dtype]
             offsets[end] = tensor
             header[tensor.name] = {
                 "dtype": dtype,
-                "shape": list(tensor.shape),
+                "shape": shape,
                 "data_offsets": [end, end + nbytes],
             }
             end += nbytes
@@ -130,22 +164,47 @@ class TensorFile(io.RawIOBase):
         return len(out)
 
     def _fill(self, tensor: SourceTensor, out: Bytes) -> None:
-        _advise_huge_pages(out)
+        try:
+            if self._reader.maps(tensor):
+                self._map(tensor, out)
+            else:
+                self._read(tensor, 0, tensor.nbytes, out)
+        except WeightsError as error:
+            self.error = self.error or error
+
+    def _map(self, tensor: SourceTensor, out: Bytes) -> None:
+        """The tensor as the file's own pages, its first and last bytes read; all of it read where that cannot be."""
+        place = self._reader.source.place(tensor.name)
+        assert place is not None
+        file, offset = place
+        item = ITEM_BYTES[tensor.dtype]
+        begin = first_byte(out, offset)
+        first, last = 0, 0
+        if begin % item == 0:
+            first, last = replace_pages(out[begin : begin + tensor.nbytes], file, offset)
+        else:
+            begin = 0
+        self.first_items[tensor.name] = begin // item
+        exact = out[begin : begin + tensor.nbytes]
+        self._read(tensor, 0, first, exact)
+        self._read(tensor, last, tensor.nbytes, exact)
+
+    def _read(self, tensor: SourceTensor, start: int, stop: int, out: Bytes) -> None:
+        """Fills bytes `start` to `stop` of the stored tensor into their place in `out`, which is all of it."""
+        if len(out) >= PIECE_BYTES and stop - start == tensor.nbytes:
+            advise_huge_pages(out)
         widen = self._reader.widens(tensor)
         piece = max(PIECE_BYTES // tensor.unit, 1) * tensor.unit
 
-        def read(start: int) -> None:
-            stop = min(start + piece, tensor.nbytes)
+        def read(first: int) -> None:
+            last = min(first + piece, stop)
             if widen:
-                self._read_widened(tensor, start, out[2 * start : 2 * stop])
+                self._read_widened(tensor, first, out[2 * first : 2 * last])
             else:
-                self._reader.source.read(tensor.name, start, out[start:stop])
+                self._reader.source.read(tensor.name, first, out[first:last])
 
-        try:
-            for _ in self._reader.pool.map(read, range(0, tensor.nbytes, piece)):
-                pass
-        except WeightsError as error:
-            self.error = self.error or error
+        for _ in self._reader.pool.map(read, range(start, stop, piece)):
+            pass
 
     def _read_widened(self, tensor: SourceTensor, start: int, out: Bytes) -> None:
         narrow = np.empty(len(out) // 2, dtype=np.uint8)
@@ -157,15 +216,3 @@ class TensorFile(io.RawIOBase):
             bits = out.view(np.uint32)
             bits[:] = narrow.view(np.uint16)
             bits <<= 16
-
-
-def _advise_huge_pages(out: Bytes) -> None:
-    """Asks Linux for large pages under `out`, before it is touched: gigabytes of small ones take seconds to set up."""
-    advice = getattr(mmap, "MADV_HUGEPAGE", None)
-    if advice is None or len(out) < PIECE_BYTES:
-        return
-    page = mmap.PAGESIZE
-    first = -(-out.ctypes.data // page) * page
-    stop = (out.ctypes.data + len(out)) // page * page
-    # Advice only: where it is not taken, everything works as it would without.
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(stop - first), ctypes.c_int(advice))

@@ -18,13 +18,14 @@ from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughMemory, UsageError
+from gptoss_mlx.file_pages import LARGE_BYTES
 from gptoss_mlx.layouts import FLOAT_DTYPES, OURS, Recipe, make_recipes
 from gptoss_mlx.model import DecoderLayer, Model
 from gptoss_mlx.moe import Experts
 from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear
 from gptoss_mlx.safetensors_file import ITEM_BYTES
 from gptoss_mlx.tensor_file import TensorReader
-from gptoss_mlx.tensor_source import TensorSource
+from gptoss_mlx.tensor_source import SourceTensor, TensorSource
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes in all."""
@@ -57,12 +58,14 @@ def loaded_bytes(recipes: Mapping[str, Recipe], dtype: mx.Dtype) -> int:
     """Bytes that the tensors of `recipes` take in memory when the model computes in `dtype`."""
     total = 0
     for name, recipe in recipes.items():
-        stored = recipe.parts[0].dtypes[0]
-        if name == _EMBEDDING or stored not in FLOAT_DTYPES:
+        stored, values = recipe.parts[0].dtypes[0], math.prod(recipe.shape)
+        if stored not in FLOAT_DTYPES:
             item = 4 if name.endswith(".blocks") else ITEM_BYTES[stored]
+        elif name == _EMBEDDING or (dtype == mx.float32 and 2 * values >= LARGE_BYTES):
+            item = ITEM_BYTES[stored]
         else:
             item = dtype.size
-        total += math.prod(recipe.shape) * item
+        total += values * item
     return total
 
 
@@ -71,7 +74,8 @@ def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: P
 
     `folder` is in our own format, or as Hugging Face, OpenAI's original/ or mlx-community ship it. `dtype` is what
     activations, dense weights and KV cache are computed and held in (float32, bfloat16 or float16); None chooses by
-    the machine, as `choose_dtype` says. Experts stay MXFP4, quantised dense weights as they are. All arrays belong to
+    the machine, as `choose_dtype` says. Experts stay MXFP4, quantised dense weights as they are; so do bfloat16 weights
+    that are large where the model computes in float32: they are exact in both. All arrays belong to
     the calling thread's streams, so the thread that loads a model is the one to run it.
 
     Raises `ConfigError` for config.json, `ModelNotFound` when there are no weights, `WeightsError` that names file,
@@ -90,7 +94,9 @@ def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: P
             f"{device.memory_bytes / 2**30:.1f} GiB of memory; use a smaller model or a larger machine"
         )
     source = TensorSource(checkpoint)
-    with TensorReader(source, float32=dtype == mx.float32, as_stored=frozenset({_EMBEDDING})) as reader:
+    with TensorReader(
+        source, float32=dtype == mx.float32, as_stored=frozenset({_EMBEDDING}), on_gpu=device.gpu
+    ) as reader:
         return _Loader(checkpoint, reader, dtype, progress or _no_progress).load()
 
 
@@ -147,14 +153,22 @@ class _Loader:
         assert isinstance(arrays, dict)
         for tensor in tensors:
             array = arrays.pop(tensor.name)
-            if tensor.dtype in FLOAT_DTYPES and not (tensor.name == _EMBEDDING and array.itemsize == 2):
+            if (first := file.first_items.get(tensor.name)) is not None:
+                array = array[first : first + math.prod(tensor.shape)].reshape(tensor.shape)
+            if tensor.dtype in FLOAT_DTYPES and not self._stays_as_stored(tensor):
                 array = array.astype(self._dtype)
-                mx.eval(array)
+            mx.eval(array)
             self._arrays[tensor.name] = array
             self._done_bytes += tensor.nbytes
         # Hand the memory of tensors that changed their dtype back to the system, not to MLX's cache.
         mx.clear_cache()
         self._progress(self._done_bytes, self._checkpoint.stored_bytes)
+
+    def _stays_as_stored(self, tensor: SourceTensor) -> bool:
+        """Whether a tensor of two-byte floats is held as it is though the model computes in another dtype."""
+        if ITEM_BYTES[tensor.dtype] != 2:
+            return False
+        return tensor.name == _EMBEDDING or (self._dtype == mx.float32 and not self._reader.widens(tensor))
 
     def _norm(self, name: str) -> Norm:
         return Norm(self._arrays.pop(name), self._checkpoint.config.rms_norm_eps)
