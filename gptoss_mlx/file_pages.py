@@ -13,10 +13,13 @@ process that uses it.
 Owns: the system call. Does not own: which tensors it is good for (`tensor_file`).
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
 import sys
+import threading
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +35,9 @@ PAGE_BYTES: Final = mmap.PAGESIZE
 LARGE_BYTES: Final = (32 << 20) + 1
 """From here on the C library takes every allocation from the system by itself (M_MMAP_THRESHOLD_MAX of glibc's malloc),
 so that no other object ever lives in pages that were replaced."""
+
+READ_AHEAD_BYTES: Final = 32 << 20
+"""What the system is asked to bring into its cache at once."""
 
 _MAP_FIXED: Final = 0x10
 
@@ -72,6 +78,25 @@ def replace_pages(buffer: Bytes, file: Path, offset: int) -> tuple[int, int]:
             offset + start,
         )
     return (start, stop) if found == address + start else (0, 0)
+
+
+def read_ahead(parts: Iterable[tuple[Path, int, int]]) -> None:
+    """Has the system bring parts of files, (file, offset, bytes) each, into its cache, one after the other, meanwhile.
+
+    Pages that are read when they are first looked at come in small pieces; this reads them in large ones, in the order
+    in which they are going to be used. A thread of its own does it, which ends with the process.
+    """
+
+    def read_all() -> None:
+        for file, offset, length in parts:
+            # The file may be gone by now, which those who mapped it do not mind.
+            with contextlib.suppress(OSError), file.open("rb") as opened:
+                for start in range(offset, offset + length, READ_AHEAD_BYTES):
+                    count = min(READ_AHEAD_BYTES, offset + length - start)
+                    os.posix_fadvise(opened.fileno(), start, count, os.POSIX_FADV_WILLNEED)
+
+    if hasattr(os, "posix_fadvise"):
+        threading.Thread(target=read_all, name="gptoss-read-ahead", daemon=True).start()
 
 
 def advise_huge_pages(buffer: Bytes) -> None:

@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -63,6 +64,8 @@ class TensorReader:
         """
         self.source = source
         self.large_bytes = large_bytes
+        self.mapped: dict[str, tuple[Path, int, int]] = {}
+        """The tensors that are pages of a file by now: file, offset and bytes of each."""
         self._may_map = can_replace_pages() and not on_gpu
         self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="gptoss-read")
         self._float32 = float32
@@ -185,6 +188,8 @@ class TensorFile(io.RawIOBase):
         else:
             begin = 0
         self.first_items[tensor.name] = begin // item
+        if last > first:
+            self._reader.mapped[tensor.name] = file, offset, tensor.nbytes
         exact = out[begin : begin + tensor.nbytes]
         self._read(tensor, 0, first, exact)
         self._read(tensor, last, tensor.nbytes, exact)

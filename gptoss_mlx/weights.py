@@ -18,7 +18,7 @@ from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughMemory, UsageError
-from gptoss_mlx.file_pages import LARGE_BYTES
+from gptoss_mlx.file_pages import LARGE_BYTES, read_ahead
 from gptoss_mlx.layouts import FLOAT_DTYPES, OURS, Recipe, make_recipes
 from gptoss_mlx.model import DecoderLayer, Model
 from gptoss_mlx.moe import Experts
@@ -35,6 +35,9 @@ COMPUTE_DTYPES: Final = (mx.float32, mx.bfloat16, mx.float16)
 
 FLOAT32_MEMORY_SHARE: Final = 0.75
 """Without a GPU the dense weights become float32 when the model then takes at most this share of the memory."""
+
+_LAYERS: Final = OURS.layer.split(".", 1)[0] + "."
+"""How the names of all decoder layers' tensors begin."""
 
 _EMBEDDING: Final = f"{OURS.embedding}.weight"
 """Only rows of it are ever read, so it stays as short as it is stored."""
@@ -97,7 +100,11 @@ def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: P
     with TensorReader(
         source, float32=dtype == mx.float32, as_stored=frozenset({_EMBEDDING}), on_gpu=device.gpu
     ) as reader:
-        return _Loader(checkpoint, reader, dtype, progress or _no_progress).load()
+        model = _Loader(checkpoint, reader, dtype, progress or _no_progress).load()
+        # In the order of a forward pass; of the embedding only rows are ever looked at.
+        layers_first = sorted(reader.mapped, key=lambda name: not name.startswith(_LAYERS))
+        read_ahead([reader.mapped[name] for name in layers_first if name != _EMBEDDING])
+        return model
 
 
 class _Loader:
