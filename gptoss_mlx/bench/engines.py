@@ -26,7 +26,7 @@ class BenchEngine(Protocol):
     """Of the package."""
 
     def load(self, folder: Path) -> None:
-        """Reads the model's weights; they are all in memory when this returns."""
+        """Makes the model ready for requests: its weights are in memory when this returns, or mapped there."""
 
     def decode(self, prompt: Sequence[int], count: int) -> list[TimedToken]:
         """Reads `prompt` on an empty cache and decodes `count` tokens, each the most probable one; none ends it."""

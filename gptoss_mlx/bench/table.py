@@ -66,6 +66,8 @@ def _number(figure: Figure, value: float) -> str:
         return f"{value / 2**20:,.0f}"
     if figure.unit == "s":
         return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    if value < 10:
+        return f"{value:.3g}"
     return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
 
 

@@ -3,6 +3,7 @@
 import mmap
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from gptoss_mlx import tensor_file
 from gptoss_mlx.convert.conversion import convert_model
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import WeightsError
-from gptoss_mlx.file_pages import PAGE_BYTES, can_replace_pages, first_byte, replace_pages
+from gptoss_mlx.file_pages import PAGE_BYTES, can_replace_pages, first_byte, read_ahead, replace_pages
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.weights import load_model
 from tests.random_checkpoint import random_checkpoint
@@ -83,6 +84,15 @@ def test_pages_past_the_end_of_a_file_are_not_mapped(tmp_path: Path) -> None:
     assert replace_pages(whole[:PAGE_BYTES], tmp_path / "file", 0) == (0, PAGE_BYTES)
 
 
+def test_reading_ahead_minds_no_file_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(3 * PAGE_BYTES))
+    read_ahead([(tmp_path / "gone", 0, PAGE_BYTES), (tmp_path / "file", 1, 9 * PAGE_BYTES)])
+    for thread in threading.enumerate():
+        if thread.name == "gptoss-read-ahead":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
 def test_a_mapped_model_is_the_published_one_to_the_bit(published: Path, converted: Path) -> None:
     np.testing.assert_array_equal(logits(converted), logits(published))
 
@@ -133,6 +143,7 @@ def test_a_mapped_file_that_was_cut_off_before_is_an_error_and_no_crash(publishe
 
 MEMORY_SCRIPT = """
 import sys
+import threading
 from pathlib import Path
 import mlx.core as mx
 from gptoss_mlx.weights import load_model
