@@ -159,11 +159,6 @@ class ModelConfig:
         return 2 * self._dense_parameters + self.num_hidden_layers * self.expert_layer_bytes
 
     @property
-    def dense_parameters(self) -> int:
-        """Trained values outside the experts: embedding, lm_head, attention, routers, norms."""
-        return self._dense_parameters
-
-    @property
     def expert_layer_bytes(self) -> int:
         """Bytes of one decoder layer's experts: 4.25 bits a weight, bfloat16 biases."""
         weights = 3 * self.intermediate_size * self.hidden_size

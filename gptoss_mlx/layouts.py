@@ -14,7 +14,7 @@ Owns: names, shapes and dtypes. Does not own: files and their headers (`safetens
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -147,17 +147,8 @@ _ORIGINAL: Final = Names(
     words=False,
 )
 
-_MLX: Final = Names(
-    embedding=_HUGGINGFACE.embedding,
-    norm=_HUGGINGFACE.norm,
-    lm_head=_HUGGINGFACE.lm_head,
-    layer=_HUGGINGFACE.layer,
-    attention_norm=_HUGGINGFACE.attention_norm,
-    qkv=_HUGGINGFACE.qkv,
-    output=_HUGGINGFACE.output,
-    sinks=_HUGGINGFACE.sinks,
-    experts_norm=_HUGGINGFACE.experts_norm,
-    router=_HUGGINGFACE.router,
+_MLX: Final = replace(
+    _HUGGINGFACE,
     gate_up=ExpertNames(
         blocks=("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
         scales=("mlp.experts.gate_proj.scales", "mlp.experts.up_proj.scales"),

@@ -15,11 +15,10 @@ import mlx.core as mx
 
 from gptoss_mlx.attention import Attention
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
-from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughMemory, UsageError
 from gptoss_mlx.file_pages import LARGE_BYTES, read_ahead
-from gptoss_mlx.layouts import FLOAT_DTYPES, OURS, Recipe, make_recipes
+from gptoss_mlx.layouts import FLOAT_DTYPES, OURS, Recipe
 from gptoss_mlx.model import DecoderLayer, Model
 from gptoss_mlx.moe import Experts
 from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear
@@ -41,11 +40,6 @@ _LAYERS: Final = OURS.layer.split(".", 1)[0] + "."
 
 _EMBEDDING: Final = f"{OURS.embedding}.weight"
 """Only rows of it are ever read, so it stays as short as it is stored."""
-
-
-def published_recipes(config: ModelConfig) -> Mapping[str, Recipe]:
-    """The tensors of a model of this shape at OpenAI's precision, without a checkpoint at hand."""
-    return make_recipes("gptoss", config, {})[0]
 
 
 def choose_dtype(recipes: Mapping[str, Recipe], device: Device) -> mx.Dtype:

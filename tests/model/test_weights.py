@@ -15,7 +15,7 @@ from gptoss_mlx.device import Device
 from gptoss_mlx.errors import ConfigError, GptOssError, ModelNotFound, NotEnoughMemory, UsageError, WeightsError
 from gptoss_mlx.layouts import make_recipes
 from gptoss_mlx.safetensors_file import read_header, read_tensor_entries
-from gptoss_mlx.weights import choose_dtype, load_model, loaded_bytes, published_recipes
+from gptoss_mlx.weights import choose_dtype, load_model, loaded_bytes
 from tests.model.damage import DAMAGE
 from tests.random_checkpoint import float32_of, random_checkpoint, random_tensors, tiny_config, write_checkpoint
 
@@ -66,7 +66,7 @@ def test_experts_stay_as_stored_and_nothing_is_held_twice(tmp_path: Path, dtype:
     model = load_model(folder, dtype=dtype)
     held, peak = mx.get_active_memory() - before, mx.get_peak_memory() - before
     assert model.layers[0].experts.gate_up.blocks.nbytes == 4 * 192 * 128
-    assert held == pytest.approx(loaded_bytes(published_recipes(config), dtype), rel=0.02)
+    assert held == pytest.approx(loaded_bytes(make_recipes("gptoss", config, {})[0], dtype), rel=0.02)
     # While q, k and v are stacked there are two of them, of one decoder layer.
     assert peak - held < 1.5 * held / 12
 
@@ -79,7 +79,7 @@ def test_the_sizes_in_memory_are_those_that_the_choice_of_dtype_counts_on(tmp_pa
     model = load_model(folder, dtype=mx.float32)
     assert model.embedding.weight.dtype == mx.bfloat16
     assert mx.get_active_memory() - before == pytest.approx(
-        loaded_bytes(published_recipes(config), mx.float32), rel=0.03
+        loaded_bytes(make_recipes("gptoss", config, {})[0], mx.float32), rel=0.03
     )
 
 
@@ -89,7 +89,7 @@ def test_the_sizes_in_memory_are_those_that_the_choice_of_dtype_counts_on(tmp_pa
 )
 def test_dtype_follows_the_machine(gpu: bool, memory_gib: int, dtype: mx.Dtype) -> None:
     device = Device("", "", metal=gpu, gpu=gpu, memory_bytes=memory_gib << 30, working_set_bytes=None, cpu_cores=2)
-    assert choose_dtype(published_recipes(PRESETS["20b"]), device) == dtype
+    assert choose_dtype(make_recipes("gptoss", PRESETS["20b"], {})[0], device) == dtype
 
 
 def test_expected_tensors_of_20b_are_the_published_ones() -> None:
