@@ -89,8 +89,8 @@ def convert_model(
 
     Without `destination`, a folder of the model's name among the user's models, with `-8bit` or the like when
     `dense_bits` (8, 6 or 4) quantises the dense weights; the default keeps every value exactly. `overwrite` replaces
-    what is at `destination`, once the new model is whole. `tokenizer` names a tokenizer.json for sources without one.
-    Takes less than 2 GiB of memory, whatever the model's size.
+    a converted model at `destination`, once the new one is whole. `tokenizer` names a tokenizer.json for sources
+    without one. Takes less than 2 GiB of memory, whatever the model's size.
 
     Raises what `open_checkpoint` raises for the source, `TokenizerError` when it has no tokenizer, `UsageError` for the
     destination and options, `NotEnoughDisk` before anything is written, or when somebody else fills the disk meanwhile.
@@ -102,7 +102,7 @@ def convert_model(
     tensors = TensorSource(checkpoint)
     plan = make_plan(tensors, checkpoint.config.num_hidden_layers, dense_bits)
     origin = describe_source(checkpoint)
-    if (there := _already_there(target, checkpoint, overwrite)) is not None:
+    if (there := _already_there(target, overwrite)) is not None:
         same = there.source == origin and there.dense_bits == dense_bits
         if not same:
             raise UsageError(
@@ -159,7 +159,7 @@ def _destination(source: Path, given: str | Path | None, dense_bits: int | None)
     return target
 
 
-def _already_there(target: Path, checkpoint: Checkpoint, overwrite: bool) -> Manifest | None:
+def _already_there(target: Path, overwrite: bool) -> Manifest | None:
     """The manifest of a whole model at `target` that is to stay. Raises `UsageError` for anything else in the way."""
     if not target.exists():
         return None

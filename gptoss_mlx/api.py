@@ -46,10 +46,9 @@ def load(
     """A model, ready to answer.
 
     `model` is `"pocket"`, the name of a converted model, or the path of a folder with a checkpoint: converted, or as
-    Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context
-    length in tokens (default: all that the model was made for); `progress(done_bytes, total_bytes)` is called while
-    weights are read, on another thread; `defaults` are options for every turn. Raises ModelNotFound, ConfigError,
-    WeightsError, TokenizerError, UsageError.
+    Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context length in tokens (default: all that
+    the model was made for); `progress(done_bytes, total_bytes)` is called while weights are read, on another thread;
+    `defaults` are options for every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, UsageError.
     """
     return GptOss(model, context=context, progress=progress, defaults=defaults)
 

@@ -56,7 +56,7 @@ def replace_pages(buffer: Bytes, file: Path, offset: int) -> tuple[int, int]:
     """Puts the file's pages in place of the whole pages in `buffer`, whose first byte is the file's byte `offset`.
 
     Gives the part of `buffer` that holds the file's bytes now, as (start, stop); the rest is as it was. (0, 0) when the
-    file is shorter or the system refuses. Both must be equally far into a page, which `first_byte` sees to.
+    file is gone or shorter, or the system refuses. Both must be equally far into a page, which `first_byte` sees to.
     """
     system_mmap = _mmap()
     address = buffer.ctypes.data
@@ -65,18 +65,22 @@ def replace_pages(buffer: Bytes, file: Path, offset: int) -> tuple[int, int]:
     stop = start + (len(buffer) - start) // PAGE_BYTES * PAGE_BYTES
     if system_mmap is None or stop <= start:
         return 0, 0
-    with file.open("rb") as opened:
-        if os.fstat(opened.fileno()).st_size < offset + stop:
-            # Pages past the end of a file crash whoever looks at them; reading says what is wrong.
-            return 0, 0
-        found = system_mmap(
-            address + start,
-            stop - start,
-            mmap.PROT_READ | mmap.PROT_WRITE,
-            mmap.MAP_PRIVATE | _MAP_FIXED,
-            opened.fileno(),
-            offset + start,
-        )
+    try:
+        with file.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_size < offset + stop:
+                # Pages past the end of a file crash whoever looks at them; reading says what is wrong.
+                return 0, 0
+            found = system_mmap(
+                address + start,
+                stop - start,
+                mmap.PROT_READ | mmap.PROT_WRITE,
+                mmap.MAP_PRIVATE | _MAP_FIXED,
+                opened.fileno(),
+                offset + start,
+            )
+    except OSError:
+        # Reading says what is wrong with the file.
+        return 0, 0
     return (start, stop) if found == address + start else (0, 0)
 
 

@@ -1,7 +1,7 @@
 """A safetensors file that is not there: a checkpoint's tensors as our model wants them, made while MLX reads them.
 
-    with TensorReader(source, float32=True) as reader:
-        mx.load(reader.open(names), format="safetensors")
+    reader = TensorReader(source, float32=True, on_gpu=False)
+    mx.load(reader.open(names), format="safetensors")
 
 MLX allocates each array and asks for its bytes at once; they are read, put in order and, if asked for, widened to
 float32 right where they will stay. No layout costs a second copy of a tensor, and several threads read at once. Where
@@ -19,8 +19,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
@@ -55,17 +54,17 @@ class TensorReader:
         *,
         float32: bool,
         as_stored: frozenset[str] = frozenset(),
-        on_gpu: bool = False,
-        large_bytes: int = LARGE_BYTES,
+        on_gpu: bool,
     ) -> None:
-        """`float32` widens floats of two bytes to float32, but for the tensors in `as_stored` and large ones.
+        """`float32` widens floats of two bytes to float32, but for the tensors in `as_stored`.
 
-        `on_gpu`: MLX's arrays are a GPU's, whose memory no file's pages can replace. `large_bytes` is for tests.
+        Without a GPU large ones stay as stored as well: they may be pages of a file, and the operations there widen
+        them as they go. `on_gpu`: MLX's arrays are a GPU's, whose memory no file's pages can replace.
         """
         self.source = source
-        self.large_bytes = large_bytes
         self.mapped: dict[str, tuple[Path, int, int]] = {}
         """The tensors that are pages of a file by now: file, offset and bytes of each."""
+        self._on_gpu = on_gpu
         self._may_map = can_replace_pages() and not on_gpu
         self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="gptoss-read")
         self._float32 = float32
@@ -73,13 +72,12 @@ class TensorReader:
 
     def widens(self, tensor: SourceTensor) -> bool:
         """Whether `tensor` comes as float32 and is stored shorter."""
-        small = tensor.nbytes < self.large_bytes
-        return self._float32 and small and tensor.dtype in WIDENED and tensor.name not in self._as_stored
+        stays = tensor.name in self._as_stored or (tensor.nbytes >= LARGE_BYTES and not self._on_gpu)
+        return self._float32 and tensor.dtype in WIDENED and not stays
 
     def maps(self, tensor: SourceTensor) -> bool:
         """Whether the file's own pages become the memory of `tensor`."""
-        large = tensor.nbytes >= self.large_bytes
-        return self._may_map and large and self.source.place(tensor.name) is not None
+        return self._may_map and tensor.nbytes >= LARGE_BYTES and self.source.place(tensor.name) is not None
 
     def open(self, names: Iterable[str]) -> "TensorFile":
         """A file of those of our tensors."""
@@ -89,14 +87,6 @@ class TensorReader:
         """Ends the threads and closes the checkpoint's files."""
         self.pool.shutdown()
         self.source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class TensorFile(io.RawIOBase):

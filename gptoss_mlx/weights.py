@@ -8,6 +8,7 @@ taken as stored, and so are quantised dense weights. Does not own: names and sha
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -52,7 +53,7 @@ def choose_dtype(recipes: Mapping[str, Recipe], device: Device) -> mx.Dtype:
 
 
 def loaded_bytes(recipes: Mapping[str, Recipe], dtype: mx.Dtype) -> int:
-    """Bytes that the tensors of `recipes` take in memory when the model computes in `dtype`."""
+    """Bytes that the tensors of `recipes` take in memory when the model computes in `dtype`, float32 without a GPU."""
     total = 0
     for name, recipe in recipes.items():
         stored, values = recipe.parts[0].dtypes[0], math.prod(recipe.shape)
@@ -67,13 +68,13 @@ def loaded_bytes(recipes: Mapping[str, Recipe], dtype: mx.Dtype) -> int:
 
 
 def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: Progress | None = None) -> Model:
-    """The model in `folder`, ready to compute, its weights in memory.
+    """The model in `folder`, ready to compute: its weights are in memory, or mapped there (`file_pages`).
 
     `folder` is in our own format, or as Hugging Face, OpenAI's original/ or mlx-community ship it. `dtype` is what
     activations, dense weights and KV cache are computed and held in (float32, bfloat16 or float16); None chooses by
-    the machine, as `choose_dtype` says. Experts stay MXFP4, quantised dense weights as they are; so do bfloat16 weights
-    that are large where the model computes in float32: they are exact in both. All arrays belong to
-    the calling thread's streams, so the thread that loads a model is the one to run it.
+    the machine, as `choose_dtype` says. Experts stay MXFP4, quantised dense weights as they are; without a GPU, so do
+    large bfloat16 weights where the model computes in float32, in which they are exact. All arrays belong to the
+    calling thread's streams, so the thread that loads a model is the one to run it.
 
     Raises `ConfigError` for config.json, `ModelNotFound` when there are no weights, `WeightsError` that names file,
     tensor, found and expected for everything wrong with them, and `NotEnoughMemory` when they cannot fit this machine
@@ -91,8 +92,8 @@ def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: P
             f"{device.memory_bytes / 2**30:.1f} GiB of memory; use a smaller model or a larger machine"
         )
     source = TensorSource(checkpoint)
-    with TensorReader(
-        source, float32=dtype == mx.float32, as_stored=frozenset({_EMBEDDING}), on_gpu=device.gpu
+    with closing(
+        TensorReader(source, float32=dtype == mx.float32, as_stored=frozenset({_EMBEDDING}), on_gpu=device.gpu)
     ) as reader:
         model = _Loader(checkpoint, reader, dtype, progress or _no_progress).load()
         # In the order of a forward pass; of the embedding only rows are ever looked at.

@@ -102,7 +102,7 @@ def _add_convert(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="quantise attention, embedding and lm_head (default: keep OpenAI's exact precision)",
     )
     convert.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, where the source has none")
-    convert.add_argument("--overwrite", action="store_true", help="replace what is at DST once the new model is whole")
+    convert.add_argument("--overwrite", action="store_true", help="replace the model at DST once the new one is whole")
 
 
 def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

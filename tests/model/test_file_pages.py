@@ -81,6 +81,7 @@ def test_pages_past_the_end_of_a_file_are_not_mapped(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(2 * PAGE_BYTES - 1))
     whole = np.frombuffer(mmap.mmap(-1, 4 * PAGE_BYTES), dtype=np.uint8)
     assert replace_pages(whole[: 2 * PAGE_BYTES], tmp_path / "file", 0) == (0, 0)
+    assert replace_pages(whole[:PAGE_BYTES], tmp_path / "gone", 0) == (0, 0)
     assert replace_pages(whole[:PAGE_BYTES], tmp_path / "file", 0) == (0, PAGE_BYTES)
 
 
