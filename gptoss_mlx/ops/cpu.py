@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.device import this_device
+from gptoss_mlx.operands import ExpertLinear, Heads, Linear, Projection, QuantizedLinear
 from gptoss_mlx.ops.blas import multiply, multiply_expanded
 from gptoss_mlx.ops.cpu_attention import attend
 from gptoss_mlx.ops.expand import Float32, RowSource, affine_rows, array_view, dense_rows, float32_view, mxfp4_rows
-from gptoss_mlx.ops.interface import ExpertLinear, Heads, Linear, Projection, QuantizedLinear
 from gptoss_mlx.ops.reference import ReferenceOps
 from gptoss_mlx.ops.threads import share
 

@@ -8,8 +8,8 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from gptoss_mlx.operands import Heads
 from gptoss_mlx.ops.expand import Float32, array_view, as_float32, float32_view
-from gptoss_mlx.ops.interface import Heads
 from gptoss_mlx.ops.threads import share
 
 SCORES_PER_TILE: Final = 1 << 22

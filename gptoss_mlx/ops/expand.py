@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.mxfp4 import E2M1, GROUP, NAN_SCALE
-from gptoss_mlx.ops.interface import ExpertLinear, QuantizedLinear
+from gptoss_mlx.operands import ExpertLinear, QuantizedLinear
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 

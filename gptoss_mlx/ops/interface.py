@@ -7,95 +7,20 @@ A decoder layer is seven operations, cut where a fused kernel would be cut:
 
 with `embed` before the first layer and `norm_lm_head` after the last.
 
-Owns: the interface and the small bundles of arrays that it takes. Does not own: how an operation is computed
-(`reference`, `cpu`), the order of a layer (`attention`, `moe`, `model`), nor what is kept between steps (`cache`).
+Owns: the interface, and how tokens are routed. Does not own: the bundles of arrays that operations take (`operands`),
+how one is computed (`reference`, `cpu`), the order of a layer (`attention`, `moe`, `model`), nor what is kept between
+steps (`cache`).
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import mlx.core as mx
 
+from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Projection, Rotation
+
 SORT_FROM_PAIRS: Final = 64
 """From this many (token, expert) pairs on, they are sorted by expert, so that one expert's weights are read once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A dense projection: `x @ weight.T + bias`."""
-
-    weight: mx.array
-    """`[out, in]`."""
-    bias: mx.array | None = None
-    """`[out]`, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedLinear:
-    """A dense projection in MLX's affine quantisation: each group of a row's values is `scale * code + offset`."""
-
-    weight: mx.array
-    """uint32 `[out, in * bits / 32]`: the unsigned codes of a row one after the other, the first in the lowest bits."""
-    scales: mx.array
-    """`[out, in / group_size]`, floating."""
-    biases: mx.array
-    """`[out, in / group_size]`, floating: the groups' offsets, by MLX's name."""
-    bits: int
-    """Bits of a code: 2, 3, 4, 5, 6 or 8."""
-    group_size: int
-    """Values that share a scale and an offset: 32, 64 or 128."""
-    bias: mx.array | None = None
-    """`[out]`, or None."""
-
-
-Projection: TypeAlias = Linear | QuantizedLinear
-"""A dense projection, quantised or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertLinear:
-    """One projection of every expert, in MXFP4."""
-
-    blocks: mx.array
-    """uint32 `[experts, out, in / 8]`: eight E2M1 codes a word, the first in the lowest four bits."""
-    scales: mx.array
-    """uint8 `[experts, out, in / 32]`: E8M0."""
-    bias: mx.array
-    """`[experts, out]`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """An RMSNorm: `x / sqrt(mean(x^2) + eps) * weight`."""
-
-    weight: mx.array
-    """`[hidden]`."""
-    eps: float
-
-
-class Heads(NamedTuple):
-    """How attention is divided."""
-
-    query: int
-    """Query heads."""
-    kv: int
-    """Key/value heads; query head h uses key/value head h // (query // kv)."""
-    dim: int
-    """Width of one head."""
-
-    @property
-    def scale(self) -> float:
-        """What scores are multiplied by: 1 / sqrt(dim)."""
-        return float(self.dim**-0.5)
-
-
-class Rotation(NamedTuple):
-    """The rotary turn of each pair (d, d + dim/2) at each position of the call."""
-
-    cos: mx.array
-    """float32 `[seq, dim / 2]`."""
-    sin: mx.array
-    """float32 `[seq, dim / 2]`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.device import this_device
-from gptoss_mlx.ops.interface import ExpertLinear, Heads, Norm, Projection, QuantizedLinear, Rotation, Routing
+from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Projection, QuantizedLinear, Rotation
+from gptoss_mlx.ops.interface import Routing
 
 
 class ReferenceOps:
