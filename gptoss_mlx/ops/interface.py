@@ -12,39 +12,73 @@ how one is computed (`reference`, `cpu`), the order of a layer (`attention`, `mo
 steps (`cache`).
 """
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+from functools import cached_property
+from typing import Any, Final, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Projection, Rotation
+from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Position, Projection, Rotation
 
 SORT_FROM_PAIRS: Final = 64
 """From this many (token, expert) pairs on, they are sorted by expert, so that one expert's weights are read once."""
 
 
-@dataclass(frozen=True, slots=True)
 class Routing:
-    """Which experts each token visits, and the order in which the (token, expert) pairs are worked off."""
+    """Which experts each token visits, and the order in which the (token, expert) pairs are worked off.
 
-    experts: mx.array
-    """uint32 `[batch, seq, experts_per_token]`, the strongest first."""
-    weights: mx.array
-    """float32 `[batch, seq, experts_per_token]`; each token's sum to 1."""
-    order: mx.array | None
-    """uint32 `[pairs]`: pairs (token * experts_per_token + choice) sorted by expert; None for their natural order."""
+    All follows from the router's logits. What an implementation asks for is computed by MLX then, once; a kernel that
+    chooses the experts from the logits itself asks for nothing.
+    """
+
+    def __init__(self, logits: mx.array, experts_per_token: int) -> None:
+        self.logits = logits
+        """The router's, float32 `[batch, seq, experts]`."""
+        self.experts_per_token = experts_per_token
+        """How many experts a token visits: those of the largest logits; of equal ones the lower."""
+        self.arrangement: Any = None
+        """How an implementation's `expert_gate_up` arranged the pairs, for its `expert_down`; None as said here."""
 
     @property
+    def tokens(self) -> int:
+        """Tokens in all, of every sequence of the batch."""
+        return self.logits.size // self.logits.shape[-1]
+
+    @property
+    def pairs(self) -> int:
+        """(token, expert) pairs in all."""
+        return self.tokens * self.experts_per_token
+
+    @cached_property
+    def experts(self) -> mx.array:
+        """uint32 `[batch, seq, experts_per_token]`, the strongest first."""
+        # A stable sort of the negated logits: of equal ones the lower expert comes first.
+        return mx.argsort(-self.logits, axis=-1)[..., : self.experts_per_token]
+
+    @cached_property
+    def weights(self) -> mx.array:
+        """float32 `[batch, seq, experts_per_token]`, the softmax over the chosen experts; each token's sum to 1."""
+        return mx.softmax(mx.take_along_axis(self.logits, self.experts, axis=-1), axis=-1)
+
+    @cached_property
+    def order(self) -> mx.array | None:
+        """uint32 `[pairs]`: pairs (token * experts_per_token + choice) sorted by expert; None for their natural order.
+
+        They are sorted when that pays.
+        """
+        return mx.argsort(self.experts.reshape(-1)) if self.pairs >= SORT_FROM_PAIRS else None
+
+    @cached_property
     def pair_experts(self) -> mx.array:
         """The expert of each pair, uint32 `[pairs]`, in the order of work."""
         flat = self.experts.reshape(-1)
         return flat if self.order is None else flat[self.order]
 
 
-def make_routing(experts: mx.array, weights: mx.array) -> Routing:
-    """The routing for `experts` and `weights`, `[batch, seq, experts_per_token]`, its pairs sorted when that pays."""
-    order = mx.argsort(experts.reshape(-1)) if experts.size >= SORT_FROM_PAIRS else None
-    return Routing(experts, weights, order)
+class Recording(NamedTuple):
+    """Which attention of one token `mx.compile` may record once and replay for every position; all else, it may."""
+
+    ring: bool
+    full: bool
 
 
 class Ops(Protocol):
@@ -58,6 +92,10 @@ class Ops(Protocol):
 
         If so, a forward pass is queued and the caller goes on; if not, most of it is computed before the call returns.
         """
+        ...
+
+    def recording(self, heads: Heads, dtype: mx.Dtype, window: int, most_keys: int) -> Recording | None:
+        """What of one token's step may be recorded, with at most `most_keys` positions; None: nothing."""
         ...
 
     def embed(self, tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
@@ -84,12 +122,12 @@ class Ops(Protocol):
         """
         ...
 
-    def full_attention(self, q: mx.array, kv: mx.array, length: int, sinks: mx.array, heads: Heads) -> mx.array:
+    def full_attention(self, q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> mx.array:
         """Causal attention of the last `seq` of `length` positions to all of them, `[batch, seq, query_heads * dim]`.
 
         `q` is `[batch, query_heads, seq, dim]`; `kv` is the whole buffer `[batch, 2 * kv_heads, capacity, dim]`, of
-        which the first `length` positions count. `sinks` `[query_heads]` are logits that join the softmax's
-        denominator only.
+        which the first `length` positions count; a length that is not exact says how long it can become. `sinks`
+        `[query_heads]` are logits that join the softmax's denominator only.
         """
         ...
 
@@ -102,7 +140,7 @@ class Ops(Protocol):
         ...
 
     def ring_attention(
-        self, q: mx.array, rows: mx.array, ring: mx.array, position: int, sinks: mx.array, heads: Heads
+        self, q: mx.array, rows: mx.array, ring: mx.array, position: Position, sinks: mx.array, heads: Heads
     ) -> tuple[mx.array, mx.array]:
         """One token's attention over the ring, `[batch, 1, query_heads * dim]`, and the ring with its rows written.
 
@@ -115,20 +153,17 @@ class Ops(Protocol):
         """`residual + linear(x)`, `[batch, seq, hidden]`."""
         ...
 
-    def norm_router(
-        self, x: mx.array, norm: Norm, router: Projection, experts_per_token: int
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        """The normed `x`, each token's strongest experts (uint32) and their softmax weights (float32).
-
-        Experts and weights are `[batch, seq, experts_per_token]`, the strongest first; of equal logits the lower
-        expert.
-        """
+    def norm_router(self, x: mx.array, norm: Norm, router: Projection) -> tuple[mx.array, mx.array]:
+        """The normed `x` and the router's logits for it, float32 `[batch, seq, experts]`."""
         ...
 
     def expert_gate_up(
         self, x: mx.array, routing: Routing, gate_up: ExpertLinear, limit: float, alpha: float
     ) -> mx.array:
-        """Each pair's activation inside its expert, `[pairs, intermediate]`, in the routing's order of work.
+        """Each pair's activation inside its expert, `[pairs, intermediate]`, for this implementation's `expert_down`.
+
+        The pairs are in the order of `routing.order`, unless the implementation says otherwise in
+        `routing.arrangement`.
 
         `gate_up` has gate in its even rows and up in its odd ones; gate is clamped to at most `limit`, up to
         [-limit, limit], and the result is `gate * sigmoid(alpha * gate) * (up + 1)`.
@@ -141,4 +176,8 @@ class Ops(Protocol):
 
     def norm_lm_head(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
         """Logits, float32 `[batch, seq, vocab]`."""
+        ...
+
+    def norm_lm_head_argmax(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
+        """The most probable token after each position, uint32 `[batch, seq]`; of equals the lowest id."""
         ...
