@@ -6,6 +6,12 @@ import numpy as np
 from gptoss_mlx.operands import ExpertLinear
 from tests.reference import mxfp4_values
 
+DTYPES = [mx.float32, mx.bfloat16, mx.float16]
+"""What activations may be."""
+
+LINES_OF_MLX = 32
+"""128-byte lines that a row of 2880 costs MLX's fp_gather_qmv for codes (20.25) and scales (over 12) alone."""
+
 
 def random_experts(
     rng: np.random.Generator, experts: int, out: int, width: int, dtype: mx.Dtype = mx.bfloat16

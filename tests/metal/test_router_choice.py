@@ -18,7 +18,7 @@ SIZES = [(4, 2), (32, 4), (40, 8), (128, 4)]
 
 
 def chosen_experts(logits: np.ndarray, choices: int) -> list[int]:
-    """What expert_gate_up chooses: sigmoid(1000) is 1, so an expert whose up bias is its number gives 1000 * (1 + it)."""
+    """What expert_gate_up chooses: sigmoid(1000) is 1, so one whose up bias is its number n gives 1000 * (n + 1)."""
     experts = len(logits)
     bias = np.full((experts, 32), 1000.0)
     bias[:, 1::2] = np.arange(experts)[:, None]
