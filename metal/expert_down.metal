@@ -63,7 +63,7 @@ void expert_down(
         }
         const ulong row = ulong(chosen[choice]) * OUT + first_row;
         float sums[DOWN_ROWS] = {};
-        add_row_products<IN, DOWN_ROWS>(
+        add_row_products<IN, DOWN_ROWS, T>(
             blocks + row * (IN / 8), scales + row * (IN / 32), planes + (choice % 2) * (IN / 4), sums, lane);
         for (uint i = 0; i < rows; i++) {
             totals[i] += weights[choice] * sums[i];

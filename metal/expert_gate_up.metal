@@ -60,7 +60,7 @@ void expert_gate_up(
     // Lane r brings the bias of row r, all in one load.
     const float own_bias = lane < 2 * pairs ? float(bias[row + lane]) : 0.0f;
     float sums[2 * GATE_UP_PAIRS] = {};
-    add_row_products<IN, 2 * GATE_UP_PAIRS>(blocks + row * (IN / 8), scales + row * (IN / 32), planes, sums, lane);
+    add_row_products<IN, 2 * GATE_UP_PAIRS, T>(blocks + row * (IN / 8), scales + row * (IN / 32), planes, sums, lane);
 
     float own_gate = 0.0f;
     float own_up = 0.0f;

@@ -62,6 +62,7 @@ template <int CHOICES, typename Logits>
 float choice_weight(Logits logits, uint expert, uint lane) {
     const float logit = logits[expert];
     // Lane 0 holds the strongest, so no exponent is positive.
-    const float share = lane < uint(CHOICES) ? exp(logit - simd_broadcast(logit, 0)) : 0.0f;
+    const float strongest = simd_broadcast(logit, 0);
+    const float share = lane < uint(CHOICES) ? exp(logit - strongest) : 0.0f;
     return share / simd_sum(share);
 }
