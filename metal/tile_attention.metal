@@ -29,13 +29,25 @@ constexpr int staged_words() {
     return row_words<T>() + 1;
 }
 
-// Stages STAGED_KEYS rows from `start` on, zeros in place of those from `stop` on.
+// Stages STAGED_KEYS keys and values from number `start` on, zeros in place of those from `stop` on.
 template <typename T>
-inline void stage_rows(const device uint4* from, threadgroup uint4* to, int start, int stop, uint thread_index) {
+inline void stage_rows(
+    const device uint4* keys,
+    const device uint4* values,
+    threadgroup uint4* staged_keys,
+    threadgroup uint4* staged_values,
+    int start,
+    int stop,
+    uint thread_index) {
     const uint row = thread_index / 8, octet = thread_index % 8;
-    const int key = start + int(row);
-    const Octet<T> taken = key < stop ? load_octet<T>(from + key * row_words<T>(), octet) : zero_octet<T>();
-    store_octet<T>(taken, to + row * staged_words<T>(), octet);
+    const int number = start + int(row);
+    Octet<T> key = zero_octet<T>(), value = zero_octet<T>();
+    if (number < stop) {
+        key = load_octet<T>(keys + number * row_words<T>(), octet);
+        value = load_octet<T>(values + number * row_words<T>(), octet);
+    }
+    store_octet<T>(key, staged_keys + row * staged_words<T>(), octet);
+    store_octet<T>(value, staged_values + row * staged_words<T>(), octet);
 }
 
 template <typename T, int G, int WINDOW, bool SPLIT, typename Sinks, typename Result>
@@ -47,8 +59,8 @@ void tile_attention(
     int length,
     Sinks sinks,
     device Result* result,
-    threadgroup uint4* keys,
-    threadgroup uint4* values,
+    threadgroup uint4* staged_keys,
+    threadgroup uint4* staged_values,
     uint kv_heads,
     uint3 group,
     uint3 groups,
@@ -60,8 +72,8 @@ void tile_attention(
     const uint kv_head = group.y % kv_heads, split = group.y / kv_heads, batch = group.z;
     const int splits = int(groups.y / kv_heads);
     const ulong head_words = ulong(capacity) * words;
-    const device uint4* all_keys = (const device uint4*)(kv) + (batch * 2 * kv_heads + kv_head) * head_words;
-    const device uint4* all_values = all_keys + kv_heads * head_words;
+    const device uint4* keys = (const device uint4*)(kv) + (batch * 2 * kv_heads + kv_head) * head_words;
+    const device uint4* values = keys + kv_heads * head_words;
 
     // Queries of the tile, of the simdgroup and of the lane's row, counted within the call. The last tile, which sees the
     // most, comes first.
@@ -85,13 +97,11 @@ void tile_attention(
     const int row_stop = min(history + query + 1, stop);
     const int own_stop = own < own_end ? min(history + own_end, stop) : 0;
 
-    const device uint4* own_q =
-        (const device uint4*)(q) + ((ulong(batch) * kv_heads * G + head) * seq + query) * words;
-    Rows rows = new_rows<T>(own_q, used, place);
+    const ulong query_row = (ulong(batch) * kv_heads * G + head) * seq + min(query, seq - 1);
+    Rows attending = new_rows<T>((const device uint4*)(q) + query_row * words, place);
     for (int block = first; block < stop; block += STAGED_KEYS) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        stage_rows<T>(all_keys, keys, block, stop, simdgroup * 32 + lane);
-        stage_rows<T>(all_values, values, block, stop, simdgroup * 32 + lane);
+        stage_rows<T>(keys, values, staged_keys, staged_values, block, stop, simdgroup * 32 + lane);
         threadgroup_barrier(mem_flags::mem_threadgroup);
         for (int start = 0; start < STAGED_KEYS; start += STEP_KEYS) {
             if (block + start >= own_stop || block + start + STEP_KEYS <= own_first) {
@@ -100,17 +110,15 @@ void tile_attention(
             Step<T> step;
 #pragma clang loop unroll(full)
             for (int i = 0; i < STEP_KEYS / 4; i++) {
-                const int n = i / 2, h = i % 2;
-                const int key = start + 8 * n + int(place.column) + h;
-                const int value = start + 8 * n + int(place.row);
-                step.keys[n][h] = load_octet<T>(keys + key * staged_words<T>(), place.row);
-                step.values[n][h] = load_octet<T>(values + value * staged_words<T>(), place.column / 2 + 4 * h);
+                const int key = start + step_key(i, place), value = start + step_value(i, place);
+                step.keys[i] = load_octet<T>(staged_keys + key * staged_words<T>(), place.row);
+                step.values[i] = load_octet<T>(staged_values + value * staged_words<T>(), step_octet(i, place));
             }
-            take_step(rows, step, block + start, row_first, row_stop, place);
+            take_step(attending, step, block + start, row_first, row_stop, place);
         }
     }
 
-    const float total = row_sum(rows.total);
+    const float total = row_sum(attending.total);
     if (!used) {
         return;
     }
@@ -121,17 +129,17 @@ void tile_attention(
     if (SPLIT) {
         out = result + (row * splits + split) * (HEAD_DIM + 2);
         if (place.column == 0) {
-            out[0] = Result(rows.peak);
+            out[0] = Result(attending.peak);
             out[1] = Result(total);
         }
         out += 2;
     } else {
-        scale = share(rows.peak, total, float(sinks[head]));
+        scale = share(attending.peak, total, float(sinks[head]));
     }
     out += place.column / 2 * 8;
 #pragma clang loop unroll(full)
     for (uint f = 0; f < 8; f++) {
-        out[f] = Result(rows.sums[f].x * scale);
-        out[f + HEAD_DIM / 2] = Result(rows.sums[f].y * scale);
+        out[f] = Result(attending.sums[f].x * scale);
+        out[f + HEAD_DIM / 2] = Result(attending.sums[f].y * scale);
     }
 }
