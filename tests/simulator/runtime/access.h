@@ -25,10 +25,10 @@ inline void name_other_thread(u32 other, char* text, u32 bytes, MemoryKind kind)
     else snprintf(text, bytes, "by thread %u of the threadgroup", simdgroup_of(other) * SIMD_WIDTH + who);
 }
 
-[[gnu::noinline, gnu::cold]] inline void fail_race(const char* kind, const Access& access, u32 other, MemoryKind memory) {
+[[gnu::noinline, gnu::cold]] inline void fail_race(const char* kind, const char* what, const Access& access, u32 other,
+                                                    MemoryKind memory) {
     char who[80];
     name_other_thread(other, who, sizeof who, memory);
-    const char* what = kind[11] == 'w' ? "stored" : "loaded";
     fail_access(kind, access.address, access.bytes, access.instruction, access.site, "already %s %s", what, who);
 }
 
@@ -48,14 +48,14 @@ inline const char* uninitialised(MemoryKind kind) {
             return fail_access(what, access.address, access.bytes, access.instruction, access.site);
         }
         if (access.is_store) {
-            if (conflicts(writer, mine, at)) return fail_race("write/write race", access, writer, kind);
-            if (conflicts(readers[i], mine, at)) return fail_race("write-after-read race", access, readers[i], kind);
+            if (conflicts(writer, mine, at)) return fail_race("write/write race", "stored", access, writer, kind);
+            if (conflicts(readers[i], mine, at)) return fail_race("write-after-read race", "loaded", access, readers[i], kind);
             writers[i] = mine;
         } else {
             if (writer < at.oldest && !initialised) {
                 return fail_access(uninitialised(kind), access.address, access.bytes, access.instruction, access.site);
             }
-            if (conflicts(writer, mine, at)) return fail_race("read-after-write race", access, writer, kind);
+            if (conflicts(writer, mine, at)) return fail_race("read-after-write race", "stored", access, writer, kind);
             readers[i] = with_reader(readers[i], mine, at);
         }
     }

@@ -57,7 +57,9 @@ struct Slot {
     u32* writers;  // stamps, a byte each
     u32* readers;
     u8* seen;  // for memory that is only read: 1 for a byte that was
-    Growing shadow;
+    // Kept apart, since stamps of earlier launches stay where they are and must be stamps.
+    Growing stamps;
+    Growing seen_bytes;
 };
 
 struct ThreadgroupMemory {
@@ -99,12 +101,12 @@ inline bool place_buffer(Slot& slot, Buffer& buffer) {
     else memset(slot.data, 0xFF, buffer.bytes);  // floats read as NaN
     if (!launch->checked) return true;
     if (buffer.access == WRITABLE) {
-        if (!slot.shadow.require(2 * sizeof(u32) * buffer.bytes)) return false;
-        slot.writers = reinterpret_cast<u32*>(slot.shadow.memory);
+        if (!slot.stamps.require(2 * sizeof(u32) * buffer.bytes)) return false;
+        slot.writers = reinterpret_cast<u32*>(slot.stamps.memory);
         slot.readers = slot.writers + buffer.bytes;
     } else {
-        if (!slot.shadow.require(buffer.bytes)) return false;
-        slot.seen = reinterpret_cast<u8*>(slot.shadow.memory);
+        if (!slot.seen_bytes.require(buffer.bytes)) return false;
+        slot.seen = reinterpret_cast<u8*>(slot.seen_bytes.memory);
         memset(slot.seen, 0, buffer.bytes);
     }
     return true;

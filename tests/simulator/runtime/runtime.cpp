@@ -48,7 +48,7 @@ void catch_signals() {
 void forget_old_moments() {
     if (last_moment < MOST_MOMENTS) return;
     last_moment = 1;
-    for (Slot& slot : slots) slot.shadow.zero();
+    for (Slot& slot : slots) slot.stamps.zero();
 }
 
 bool place_memory() {
