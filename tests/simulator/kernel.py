@@ -62,9 +62,7 @@ _SHARED_FLAGS: Final = (
     "-ftrivial-auto-var-init=pattern",
     "-fno-vectorize",
     "-fno-slp-vectorize",
-    "-w",
-    "-Wimplicit-float-conversion",
-    "-Wno-error",
+    *("-Wno-everything", "-Wimplicit-float-conversion", "-Werror=vla"),
 )
 _ANNOUNCED: Final = (
     "-fsanitize=thread",
@@ -77,8 +75,11 @@ FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
     "checked": (
         "-O1",
         *_ANNOUNCED,
-        "-fsanitize=bounds,integer-divide-by-zero,shift-exponent,alignment",
+        "-fsanitize=array-bounds,integer-divide-by-zero,shift-exponent,alignment",
         "-fsanitize-recover=all",
+        "-fstack-clash-protection",
+        # Stores of two branches stay two, each with its own line.
+        *("-mllvm", "-simplifycfg-sink-common=false", "-mllvm", "-enable-tail-merge=false"),
     ),
     "counted": ("-O1", *_ANNOUNCED),
     "fast": ("-O2",),
@@ -343,7 +344,7 @@ def _counts(buffer: runtime.Buffer, options: Options) -> BufferCounts:
     )
 
 
-_IMPLICIT_BFLOAT: Final = re.compile(r"^(?P<place>\S+:\d+):\d+: warning: .*precision: '.*' to '[^']*(?:bfloat|__bf16)")
+_IMPLICIT_BFLOAT: Final = re.compile(r"^(?P<place>.+?:\d+):\d+: warning: .*precision: '.*' to '[^']*(?:bfloat|__bf16)")
 
 
 def _refuse_implicit_bfloat(warnings: str) -> None:

@@ -23,7 +23,8 @@
 #define thread
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_CONST static constexpr
-#define THREADGROUP_VARIABLE __attribute__((section("threadgroup_memory"))) static
+// "used", so that clang believes nothing of what lies in them.
+#define THREADGROUP_VARIABLE __attribute__((used, section("threadgroup_memory"))) static
 #define THREADGROUP_GUARD(NAME) __attribute__((used, section("threadgroup_memory"))) static char NAME[64];
 
 using uint8_t = unsigned char;
