@@ -13,8 +13,8 @@ from tests import reference
 from tests.metal.expert_linears import biased_experts
 from tests.simulator import simulated
 
-SIZES = [(4, 2), (32, 4), (40, 8), (128, 4)]
-"""Experts and experts per token: logits in constant memory, one a lane, some lanes with two, four a lane."""
+SIZES = [(4, 2), (16, 16), (32, 4), (40, 8), (128, 4)]
+"""Experts and experts per token: logits in constant memory, all and most experts, one a lane, two, four a lane."""
 
 
 def chosen_experts(logits: np.ndarray, choices: int) -> list[int]:
