@@ -48,14 +48,14 @@ void grouped_down(
     );
     #pragma unroll
     for (uint n = 0; n < 2; n++) {
-        const uint even = row + simdgroup * 16 + n * 8 + matrix_column(lane);
+        const uint even = row + simdgroup * 16 + n * 8 + lane_column(lane);
         if (even >= uint(ROWS)) {
             continue;
         }
         const float2 biases = float2(float(bias[expert * ROWS + even]), float(bias[expert * ROWS + even + 1]));
         #pragma unroll
         for (uint m = 0; m < TILE_ROWS / 8; m++) {
-            const uint pair = m * 8 + matrix_row(lane);
+            const uint pair = m * 8 + lane_row(lane);
             if (pair < pairs) {
                 vec<T, 2> output;
                 output.x = T(sums[2 * m + n].thread_elements()[0] * WEIGHT_FACTOR + biases.x);

@@ -42,11 +42,11 @@ inline uint weight_word(uint k, uint row_pair) {
     return k * WEIGHT_STRIDE + k / 16 * 8 + row_pair;
 }
 
-inline uint matrix_row(uint lane) {
+inline uint lane_row(uint lane) {
     return lane / 16 * 4 + lane / 2 % 4;
 }
 
-inline uint matrix_column(uint lane) {
+inline uint lane_column(uint lane) {
     return lane / 8 % 2 * 4 + lane % 2 * 2;
 }
 
@@ -132,7 +132,7 @@ void multiply_step(
     uint simdgroup,
     uint lane
 ) {
-    const uint row = matrix_row(lane), column = matrix_column(lane);
+    const uint row = lane_row(lane), column = lane_column(lane);
     const threadgroup T* own_x = reinterpret_cast<const threadgroup T*>(x_tile) + row * X_STRIDE + column;
     for (uint k = 0; k < TILE_K; k += 8) {
         simdgroup_float8x8 weights[2];
