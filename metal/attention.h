@@ -20,10 +20,10 @@
 //     v            [key][n]     8 * (n / 2) + 32 * (n % 2) + f   octets column / 2 and 4 + column / 2 of key row
 //     sums         [row][n]     as v                             the same two octets of its row
 //
-// Numerics: all float32. q is multiplied by log2(e) / sqrt(64) when it is loaded, so that weights are exp2 of differences
-// of scores; `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never by
-// arithmetic with infinities; since 0 * NaN is NaN, its value must still be a number: that of a position that counts, or
-// zeros. A row that has seen no key has peak LOWEST, total 0 and sums 0.
+// Numerics: all float32. q is multiplied by log2(e) / sqrt(64) as it is loaded, so that weights are exp2 of differences
+// of scores; `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never
+// by arithmetic with infinities; since 0 * NaN is NaN, its value must still be a number: that of a position that
+// counts, or zeros. A row that has seen no key has peak LOWEST, total 0 and sums 0.
 #include <metal_simdgroup_matrix>
 #include <metal_stdlib>
 using namespace metal;
