@@ -6,24 +6,24 @@
 //     scores[row][key] = sum over dim of  q[row][dim] * k[key][dim]
 //     sums[row][dim]  += sum over key of  2^(scores[row][key] - peak[row]) * v[key][dim]
 //
-// A lane holds two neighbouring elements of an 8x8 matrix; which ones, Apple says nowhere, and MLX's own kernels rely on:
+// A lane holds two neighbouring elements of an 8x8 matrix. Which ones, Apple does not say; MLX's own kernels rely on
 //
-//     lane bits  4 3 2 1 0        row = 4 * bit4 + 2 * bit2 + bit1        column = 4 * bit3 + 2 * bit0, and the next one
+//     lane bits 43210     row = 4 * bit4 + 2 * bit2 + bit1     column = 4 * bit3 + 2 * bit0, and the next one
 //
 // A product does not mind the order of the dims it sums over, nor an output the order of its columns, as long as both
 // sides agree. So matrix f of the eight that make up 64 dims takes the dims that make a lane's share of all eight one
 // octet of neighbours in memory, 16 bytes of a 16-bit type, and nothing is staged or shuffled:
 //
-//     matrix       element          dim                                  a lane's share of 8 matrices
-//     q            [row][k]         8 * k + f                            octets `column` and `column + 1` of its row
-//     k (as k^T)   [k][key]         8 * k + f                            octet `row` of keys `column` and `column + 1`
-//     v            [key][n]         8 * (n / 2) + 32 * (n % 2) + f       octets `column / 2` and `4 + column / 2` of key `row`
-//     sums         [row][n]         as v                                 the same two octets of its row
+//     matrix       element      dim                              a lane's share of 8 matrices
+//     q            [row][k]     8 * k + f                        octets column and column + 1 of its row
+//     k (as k^T)   [k][key]     8 * k + f                        octet row of keys column and column + 1
+//     v            [key][n]     8 * (n / 2) + 32 * (n % 2) + f   octets column / 2 and 4 + column / 2 of key row
+//     sums         [row][n]     as v                             the same two octets of its row
 //
-// Numerics: all float32. q comes in multiplied by log2(e) / sqrt(64), so that weights are exp2 of differences of scores;
-// `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never by arithmetic
-// with infinities; since 0 * NaN is NaN, its value must still be a number: the value of a position that counts, or zeros.
-// A row that has seen no key has peak LOWEST, total 0 and sums 0.
+// Numerics: all float32. q is multiplied by log2(e) / sqrt(64) as it is loaded, so that weights are exp2 of differences
+// of scores; `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never
+// by arithmetic with infinities; since 0 * NaN is NaN, its value must still be a number: that of a position that
+// counts, or zeros. A row that has seen no key has peak LOWEST, total 0 and sums 0.
 #include <metal_simdgroup_matrix>
 #include <metal_stdlib>
 using namespace metal;
@@ -149,8 +149,8 @@ inline Rows new_rows(const device uint4* q, Place place) {
     return rows;
 }
 
-// A lane's share of STEP_KEYS keys and values: keys[i] is octet `row` of key step_key(i), values[i] octet step_octet(i) of
-// key step_value(i), counted within the step.
+// A lane's share of STEP_KEYS keys and values: keys[i] is octet `row` of key step_key(i), values[i] octet step_octet(i)
+// of key step_value(i), counted within the step.
 template <typename T>
 struct Step {
     Octet<T> keys[STEP_KEYS / 4];

@@ -1,7 +1,7 @@
 // One token's attention to the first `length` positions of a full layer's buffer.
 //
 //     q           T [batch, kv_heads * G, 1, 64]
-//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; positions from `length` on may hold anything
+//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; what lies from `length` on is not read
 //     length      int32, at least 1
 //     sinks       [kv_heads * G], any floating type
 //     result      without SPLIT: T [batch, 1, kv_heads * G * 64]
@@ -9,9 +9,9 @@
 //
 // A threadgroup of 256 threads takes one key/value head of one sequence and one split of the positions: grid
 // (256 * kv_heads, splits, batch). A split is ceil(length / splits) positions, rounded up to whole steps of 16, so that
-// work is shared evenly whatever the capacity; the last ones may be empty. Within it the 8 simdgroups take steps in turn,
-// all G query heads at once (attention.h), and are merged at the end. Every key and value is loaded once (the last one
-// again to fill the last step).
+// work is shared evenly whatever the capacity; the last ones may be empty. Within it the 8 simdgroups take steps in
+// turn, all G query heads at once (attention.h), and are merged at the end. Every key and value is loaded once; to fill
+// the last step of a split, its last one again.
 //
 // Assumes 1 <= G <= 8. Numerics: attention.h; without SPLIT the sink joins denominator and maximum at the end, with it
 // merge_attention adds it.

@@ -9,11 +9,12 @@
 //     new_ring    T as ring: slot position % WINDOW holds `rows`, every other slot what it held
 //
 // A threadgroup of 256 threads takes one key/value head of one sequence: grid (256 * kv_heads, batch, 1). Its 8
-// simdgroups take steps of 16 slots in turn (one each where WINDOW is 128), all G query heads at once (attention.h), and
-// are merged at the end. What a lane loads for the products it stores into the new ring: keys and values are read once.
+// simdgroups take steps of 16 slots in turn (one each where WINDOW is 128), all G query heads at once (attention.h),
+// and are merged at the end. What a lane loads for the products it stores into the new ring: keys and values are read
+// once.
 //
-// Only slots that hold a position count, min(position + 1, WINDOW) of them; the others are copied and may hold anything.
-// Softmax does not mind the order of keys, so the ring is taken as it lies.
+// Only slots that hold a position count, min(position + 1, WINDOW) of them; the others are copied and may hold
+// anything. Softmax does not mind the order of keys, so the ring is taken as it lies.
 // Assumes 1 <= G <= 8. Numerics: attention.h; the sink joins denominator and maximum at the end.
 #include "attention.h"
 

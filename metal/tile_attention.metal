@@ -1,7 +1,7 @@
 // Attention of two and more positions, each to the positions before it and itself, or to the last WINDOW of those.
 //
 //     q           T [batch, kv_heads * G, seq, 64]
-//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; positions from `length` on may hold anything
+//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; what lies from `length` on is not read
 //     length      int32: positions that count; the queries are the last seq of them
 //     sinks       [kv_heads * G], any floating type
 //     result      without SPLIT: T [batch, seq, kv_heads * G * 64]
@@ -13,9 +13,11 @@
 //
 //     row r       position r / G of the simdgroup, query head r % G of the key/value head; rows beyond are idle
 //
-// The threadgroup walks over the keys from the first that any of its positions sees, 32 at a time: all threads stage keys
-// and values in threadgroup memory, as they are, then each simdgroup takes the steps of 16 keys that its own positions
-// see (attention.h). Tiles that are early in the sequence walk less; the grid begins with the longest.
+// The threadgroup walks over the keys from the first that any of its positions sees, 32 at a time: all threads stage
+// keys and values in threadgroup memory, as they are, then each simdgroup takes the steps of 16 keys that its own
+// positions see (attention.h). Tiles that are early in the sequence walk less; the grid begins with the longest.
+//
+// A split is an equal part of the keys that the tile sees, rounded up to whole 32; the last ones may be empty.
 //
 // Assumes 1 <= G <= 8, seq <= length <= capacity. Numerics: attention.h; without SPLIT the sink joins denominator and
 // maximum at the end, with it merge_attention adds it.
@@ -75,12 +77,12 @@ void tile_attention(
     const device uint4* keys = (const device uint4*)(kv) + (batch * 2 * kv_heads + kv_head) * head_words;
     const device uint4* values = keys + kv_heads * head_words;
 
-    // Queries of the tile, of the simdgroup and of the lane's row, counted within the call. The last tile, which sees the
-    // most, comes first.
+    // Queries of the tile, of the simdgroup and of the lane's row, counted within the call. The last tile, which sees
+    // the most, comes first.
     const int history = length - seq;
-    const int tile = int(groups.x - 1 - group.x) * 8 * positions;
-    const int tile_end = min(tile + 8 * positions, seq);
-    const int own = tile + int(simdgroup) * positions;
+    const int tile_start = int(groups.x - 1 - group.x) * 8 * positions;
+    const int tile_end = min(tile_start + 8 * positions, seq);
+    const int own = tile_start + int(simdgroup) * positions;
     const int own_end = min(own + positions, seq);
     const int query = own + int(place.row) / G;
     const uint head = kv_head * G + place.row % G;
@@ -89,7 +91,7 @@ void tile_attention(
     // Keys that each of them sees.
     const int row_first = WINDOW ? max(0, history + query - WINDOW + 1) : 0;
     const int own_first = WINDOW ? max(0, history + own - WINDOW + 1) : 0;
-    const int tile_first = WINDOW ? max(0, history + tile - WINDOW + 1) : 0;
+    const int tile_first = WINDOW ? max(0, history + tile_start - WINDOW + 1) : 0;
     const int tile_stop = history + tile_end;
     const int chunk = ((tile_stop - tile_first + splits - 1) / splits + STAGED_KEYS - 1) / STAGED_KEYS * STAGED_KEYS;
     const int first = tile_first + int(split) * chunk;
