@@ -8,24 +8,17 @@
 // Grid: one threadgroup of 8 simdgroups for a chunk of tokens. A simdgroup takes every eighth of them, one after the
 // other; lane l holds the logits of experts l, l + 32, ... Then thread e counts the chunk's visits of expert e.
 //
-// A logit is compared as a number whose order is that of the floats, so that a NaN, too, leads to different experts
-// that exist:
+// Logits are compared by their strength_key (router_choice.h), from which a logit can be had back:
 //
-//     positive float  0 eeeeeeee m...m  ->  1 eeeeeeee m...m
-//     negative float  1 eeeeeeee m...m  ->  every bit flipped            0 stands for "taken"
+//     key    1 eeeeeeee m...m  ->  0 eeeeeeee m...m        positive
+//     key    0 ~~~~~~~~ ~...~  ->  every bit flipped       negative; the key of NaN becomes a NaN
 //
 // Assumes: CHOICES <= 32, CHOICES <= EXPERTS <= 256. Numerics: softmax in float.
 #include <metal_stdlib>
+#include "router_choice.h"
 using namespace metal;
 
 constant constexpr int PICK_SIMDGROUPS = 8;
-
-inline uint rank_of(float logit) {
-    // -0 equals 0 and must tie with it.
-    const uint bits = as_type<uint>(logit == 0.0f ? 0.0f : logit);
-    const uint rank = (bits >> 31) == 0 ? bits | 0x80000000u : ~bits;
-    return max(rank, 1u);
-}
 
 template <int EXPERTS, int CHOICES, int CHUNK, typename Logits>
 void pick_experts(
@@ -48,20 +41,20 @@ void pick_experts(
         if (token >= tokens) {
             break;
         }
-        uint ranks[lane_experts];
+        uint keys[lane_experts];
         #pragma unroll
         for (uint i = 0; i < lane_experts; i++) {
             const uint expert = i * 32 + lane;
-            ranks[i] = expert < EXPERTS ? rank_of(logits[token * EXPERTS + expert]) : 0;
+            keys[i] = expert < EXPERTS ? strength_key(logits[token * EXPERTS + expert]) : KEY_TAKEN;
         }
         float strongest = 0.0f, sum = 0.0f, own_weight = 0.0f;
         uint own_choice = 0;
         for (uint choice = 0; choice < CHOICES; choice++) {
-            uint best = 0, expert = 0;
+            uint best = KEY_TAKEN, expert = 0;
             #pragma unroll
             for (uint i = 0; i < lane_experts; i++) {
-                if (ranks[i] > best) {
-                    best = ranks[i];
+                if (keys[i] > best) {
+                    best = keys[i];
                     expert = i * 32 + lane;
                 }
             }
@@ -70,7 +63,7 @@ void pick_experts(
             #pragma unroll
             for (uint i = 0; i < lane_experts; i++) {
                 if (i * 32 + lane == taken) {
-                    ranks[i] = 0;
+                    keys[i] = KEY_TAKEN;
                 }
             }
             const float logit = as_type<float>((top >> 31) == 1 ? top & 0x7fffffffu : ~top);
