@@ -34,15 +34,30 @@ TYPES: Final[Mapping[mx.Dtype, tuple[str, type[np.generic]]]] = {
 }
 """MLX's types: what they are called in a kernel, and the numpy type of the same bytes."""
 
-_SCALAR_ATTRIBUTES: Final = (
-    "dispatch_quadgroups_per_threadgroup dispatch_simdgroups_per_threadgroup quadgroup_index_in_threadgroup "
-    "quadgroups_per_threadgroup simdgroup_index_in_threadgroup simdgroups_per_threadgroup thread_execution_width "
-    "thread_index_in_quadgroup thread_index_in_simdgroup thread_index_in_threadgroup threads_per_simdgroup"
-).split()
-_VECTOR_ATTRIBUTES: Final = (
-    "dispatch_threads_per_threadgroup grid_origin grid_size thread_position_in_grid thread_position_in_threadgroup "
-    "threadgroup_position_in_grid threadgroups_per_grid threads_per_grid threads_per_threadgroup"
-).split()
+_SCALAR_ATTRIBUTES: Final = [
+    "dispatch_quadgroups_per_threadgroup",
+    "dispatch_simdgroups_per_threadgroup",
+    "quadgroup_index_in_threadgroup",
+    "quadgroups_per_threadgroup",
+    "simdgroup_index_in_threadgroup",
+    "simdgroups_per_threadgroup",
+    "thread_execution_width",
+    "thread_index_in_quadgroup",
+    "thread_index_in_simdgroup",
+    "thread_index_in_threadgroup",
+    "threads_per_simdgroup",
+]
+_VECTOR_ATTRIBUTES: Final = [
+    "dispatch_threads_per_threadgroup",
+    "grid_origin",
+    "grid_size",
+    "thread_position_in_grid",
+    "thread_position_in_threadgroup",
+    "threadgroup_position_in_grid",
+    "threadgroups_per_grid",
+    "threads_per_grid",
+    "threads_per_threadgroup",
+]
 ATTRIBUTES: Final = tuple(
     sorted([(name, "uint") for name in _SCALAR_ATTRIBUTES] + [(name, "uint3") for name in _VECTOR_ATTRIBUTES])
 )
@@ -120,7 +135,11 @@ def shape_arguments(name: str, given: Input, source: str) -> dict[str, np.ndarra
     return arguments
 
 
-_SHAPE_TYPES: Final = {"shape": "const constant int*", "strides": "const constant int64_t*", "ndim": "const constant int&"}
+_SHAPE_TYPES: Final = {
+    "shape": "const constant int*",
+    "strides": "const constant int64_t*",
+    "ndim": "const constant int&",
+}
 
 
 def signature(

@@ -17,7 +17,21 @@ VECTORS: Final = frozenset(f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 
 SPACES: Final = ("device", "constant", "threadgroup")
 
 REFUSED_WORDS: Final = frozenset(
-    "double new delete throw try catch virtual dynamic_cast typeid goto thread_local wchar_t std".split()
+    [
+        "double",
+        "new",
+        "delete",
+        "throw",
+        "try",
+        "catch",
+        "virtual",
+        "dynamic_cast",
+        "typeid",
+        "goto",
+        "thread_local",
+        "wchar_t",
+        "std",
+    ]
 )
 """Words of C++ that Metal does not have."""
 
@@ -102,7 +116,7 @@ def _drop_instantiations(tokens: list[Token]) -> None:
         while at.text(end) != ";":
             end += 1
         span = tokens[i : end + 1]
-        if any(t.kind == "attribute" and "host_name" in t.text or t.text == "kernel" for t in span):
+        if any((t.kind == "attribute" and "host_name" in t.text) or t.text == "kernel" for t in span):
             for dropped in span:
                 dropped.becomes("")
 
