@@ -1,7 +1,7 @@
 # Every target works on a bare machine: the first one that needs it makes .venv and installs into it.
 # Linux: Python 3.11 with pip. macOS: Python >= 3.11, or uv.
 .DELETE_ON_ERROR:
-.PHONY: chat test check check-all lint types contracts fmt bench evaluate precision train-pocket clean help
+.PHONY: chat test check check-all lint types contracts fmt bench kernel-report evaluate precision train-pocket clean help
 
 BIN := .venv/bin
 RUN_STAMP := .venv/.installed
@@ -39,6 +39,9 @@ fmt: $(DEV_STAMP)  ## format and sort imports
 
 bench: $(RUN_STAMP)  ## how fast the pocket model runs here (or MODEL=folder)
 	@$(BIN)/gptoss bench $(MODEL)
+
+kernel-report: $(DEV_STAMP)  ## count what every kernel moves, into metal/README.md (minutes)
+	$(BIN)/python -m tests.metal.kernel_report
 
 evaluate: $(RUN_STAMP)  ## ask the pocket model questions that it never saw
 	$(BIN)/gptoss evaluate pocket
