@@ -17,7 +17,8 @@ VECTORS: Final = frozenset(f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 
 SPACES: Final = ("device", "constant", "threadgroup")
 
 REFUSED_WORDS: Final = frozenset(
-    "double new delete throw try catch virtual dynamic_cast typeid goto thread_local wchar_t std".split()
+    ("double", "new", "delete", "throw", "try", "catch", "virtual", "dynamic_cast", "typeid", "goto", "thread_local")
+    + ("wchar_t", "std")
 )
 """Words of C++ that Metal does not have."""
 
@@ -102,7 +103,7 @@ def _drop_instantiations(tokens: list[Token]) -> None:
         while at.text(end) != ";":
             end += 1
         span = tokens[i : end + 1]
-        if any(t.kind == "attribute" and "host_name" in t.text or t.text == "kernel" for t in span):
+        if any((t.kind == "attribute" and "host_name" in t.text) or t.text == "kernel" for t in span):
             for dropped in span:
                 dropped.becomes("")
 
@@ -171,7 +172,8 @@ def _define_function_constants(tokens: list[Token], values: Mapping[int, int | b
         value = values.get(int(index[1]))
         text = "{}" if value is None else str(value).lower()
         known = str(value is not None).lower()
-        made = f"static constexpr {kind} {at.text(name)} = {text}; static constexpr bool is_defined_{at.text(name)} = {known}"
+        constant = at.text(name)
+        made = f"static constexpr {kind} {constant} = {text}; static constexpr bool is_defined_{constant} = {known}"
         for t in tokens[first : i + 1]:
             t.becomes("")
         tokens[first].becomes(made)
