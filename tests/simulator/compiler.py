@@ -48,32 +48,11 @@ FREESTANDING: Final = (
     "-gdwarf-4",
 )
 
-METAL_HEADERS: Final = [
-    "array",
-    "atomic",
-    "common",
-    "compute",
-    "config",
-    "geometric",
-    "graphics",
-    "integer",
-    "limits",
-    "logging",
-    "math",
-    "matrix",
-    "numeric",
-    "pack",
-    "quadgroup",
-    "relational",
-    "simdgroup",
-    "simdgroup_matrix",
-    "stdlib",
-    "texture",
-    "tessellation",
-    "type_traits",
-    "types",
-    "uniform",
-]
+METAL_HEADERS: Final[tuple[str, ...]] = (
+    *("array", "atomic", "common", "compute", "config", "geometric", "graphics", "integer", "limits", "logging"),
+    *("math", "matrix", "numeric", "pack", "quadgroup", "relational", "simdgroup", "simdgroup_matrix", "stdlib"),
+    *("texture", "tessellation", "type_traits", "types", "uniform"),
+)
 """Headers of Metal's library, by their name without `metal_`: empty here, since the shim holds them all."""
 
 

@@ -62,6 +62,8 @@ _SHARED_FLAGS: Final = (
     "-ftrivial-auto-var-init=pattern",
     "-fno-vectorize",
     "-fno-slp-vectorize",
+    # A load of a vector stays one, though a single element is used.
+    *("-mllvm", "-disable-vector-combine"),
     *("-Wno-everything", "-Wimplicit-float-conversion", "-Werror=vla"),
 )
 _ANNOUNCED: Final = (
@@ -75,7 +77,8 @@ FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
     "checked": (
         "-O1",
         *_ANNOUNCED,
-        "-fsanitize=array-bounds,integer-divide-by-zero,shift-exponent,alignment",
+        # Without "alignment", which would keep clang from merging loads; the runtime sees addresses.
+        "-fsanitize=array-bounds,integer-divide-by-zero,shift-exponent",
         "-fsanitize-recover=all",
         "-fstack-clash-protection",
         # Stores of two branches stay two, each with its own line.
@@ -168,11 +171,11 @@ class CompiledKernel:
         for i, parameter in enumerate(parameters):
             kind = f"typename argument_type<Kernel, {i}>::type"
             known = next((a for a in parameter.attributes if a in POSITIONS or a in COMPUTED_POSITIONS), None)
-            indexed = dict(
-                (match[1], int(match[2]))
+            indexed = {
+                match[1]: int(match[2])
                 for a in parameter.attributes
                 if (match := re.fullmatch(r"(buffer|threadgroup)\s*\(\s*(\d+)\s*\)", a))
-            )
+            }
             if known is not None and known in POSITIONS:
                 self._expressions.append(f"position_argument<{kind}>(first(position->{POSITIONS[known]}))")
             elif known is not None:
@@ -276,6 +279,9 @@ class CompiledKernel:
             simd_ops=record.simd_operations,
             matrix_ops=record.matrix_operations,
             divergent_ops=record.divergent_operations,
+            barrier_places=frozenset(
+                (site.file.decode(), site.line) for site in record.barrier_sites[: record.barrier_site_count]
+            ),
             seconds=seconds,
         )
 

@@ -9,6 +9,12 @@ from typing import Final
 _INCLUDE: Final = re.compile(r'^#include "(?P<name>\w+\.h)"$')
 
 
+def place(header: str, stem: str, line: int) -> tuple[str, int]:
+    """File and line that `with_markers` gives to `line` of `header`, counted from 1."""
+    places = _places(stem)
+    return places[line - 1] if len(places) == header.count("\n") + 1 else (f"{stem} header", line)
+
+
 def with_markers(header: str, stem: str) -> str:
     """`header`, which `library.read_source(stem)` gave, with markers that name each line's own file.
 

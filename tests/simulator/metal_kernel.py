@@ -6,11 +6,14 @@ As of MLX 0.32: mlx/backend/common/metal_kernel.cpp writes the signature, mlx/ba
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, cast
 
+import mlx
 import mlx.core as mx
 import numpy as np
 
+from tests.simulator.compiler import HERE
 from tests.simulator.faults import CompileError
 from tests.simulator.kernel import MOST_THREADS
 from tests.simulator.lines import with_markers
@@ -34,6 +37,7 @@ TYPES: Final[Mapping[mx.Dtype, tuple[str, type[np.generic]]]] = {
 }
 """MLX's types: what they are called in a kernel, and the numpy type of the same bytes."""
 
+<<<<<<< HEAD
 _SCALAR_ATTRIBUTES: Final = [
     "dispatch_quadgroups_per_threadgroup",
     "dispatch_simdgroups_per_threadgroup",
@@ -61,12 +65,37 @@ _VECTOR_ATTRIBUTES: Final = [
 ATTRIBUTES: Final = tuple(
     sorted([(name, "uint") for name in _SCALAR_ATTRIBUTES] + [(name, "uint3") for name in _VECTOR_ATTRIBUTES])
 )
+=======
+ATTRIBUTES: Final[Mapping[str, str]] = {
+    "dispatch_quadgroups_per_threadgroup": "uint",
+    "dispatch_simdgroups_per_threadgroup": "uint",
+    "dispatch_threads_per_threadgroup": "uint3",
+    "grid_origin": "uint3",
+    "grid_size": "uint3",
+    "quadgroup_index_in_threadgroup": "uint",
+    "quadgroups_per_threadgroup": "uint",
+    "simdgroup_index_in_threadgroup": "uint",
+    "simdgroups_per_threadgroup": "uint",
+    "thread_execution_width": "uint",
+    "thread_index_in_quadgroup": "uint",
+    "thread_index_in_simdgroup": "uint",
+    "thread_index_in_threadgroup": "uint",
+    "thread_position_in_grid": "uint3",
+    "thread_position_in_threadgroup": "uint3",
+    "threadgroup_position_in_grid": "uint3",
+    "threadgroups_per_grid": "uint3",
+    "threads_per_grid": "uint3",
+    "threads_per_simdgroup": "uint",
+    "threads_per_threadgroup": "uint3",
+}
+>>>>>>> sim
 """Attributes that a kernel gets when its source contains their names, and their types."""
 
-PRELUDE: Final = (
-    "#include <metal_stdlib>\nusing namespace metal;\ntypedef half float16_t;\ntypedef bfloat bfloat16_t;\n"
-)
-"""What kernels of ours take from the source that MLX puts before a kernel."""
+INCLUDES: Final = (HERE / "overlay", Path(next(iter(mlx.__path__))) / "include")
+"""MLX's headers, three of them overlaid."""
+
+PRELUDE: Final = '#include "mlx/backend/metal/kernels/utils.h"\n'
+"""What MLX puts before a kernel: types, and names that a kernel must not give to anything else."""
 
 Value = int | bool | mx.Dtype
 
@@ -135,6 +164,15 @@ def shape_arguments(name: str, given: Input, source: str) -> dict[str, np.ndarra
     return arguments
 
 
+<<<<<<< HEAD
+=======
+def to_mlx(elements: np.ndarray, dtype: mx.Dtype) -> mx.array:
+    """`elements`, as the numpy type of `TYPES`, as an array of `dtype`."""
+    array = mx.array(cast(Any, elements))
+    return array.view(mx.bfloat16) if dtype == mx.bfloat16 else array
+
+
+>>>>>>> sim
 _SHAPE_TYPES: Final = {
     "shape": "const constant int*",
     "strides": "const constant int64_t*",
@@ -160,7 +198,7 @@ def signature(
     for name, dtype in outputs.items():
         kind = TYPES[dtype][0]
         add(f"device {f'atomic<{kind}>' if atomic_outputs else kind}*", name)
-    arguments += [f"{kind} {name} [[{name}]]" for name, kind in ATTRIBUTES if name in source]
+    arguments += [f"{kind} {name} [[{name}]]" for name, kind in ATTRIBUTES.items() if name in source]
     return arguments
 
 

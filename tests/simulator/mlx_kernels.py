@@ -8,22 +8,16 @@ result and what the launch did. bfloat16 arrays are MLX's; others may be numpy's
 from collections.abc import Mapping
 from functools import cache
 from math import ceil, prod
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
-import mlx
 import mlx.core as mx
 import numpy as np
 
-from tests.simulator.compiler import HERE
 from tests.simulator.counts import Launch, Size
 from tests.simulator.kernel import Argument, Options, Source, compiled
-from tests.simulator.metal_kernel import TYPES, read_input
+from tests.simulator.metal_kernel import INCLUDES, PRELUDE, TYPES, read_input, to_mlx
 
 Array: TypeAlias = mx.array | np.ndarray
-
-INCLUDES: Final = (HERE / "overlay", Path(next(iter(mlx.__path__))) / "include")
-"""MLX's headers, three of them overlaid."""
 
 ROW_READS: Final = 4
 """Elements that a thread of `softmax_single_row` takes."""
@@ -221,13 +215,12 @@ def _strides(n: int, head_dim: int) -> dict[str, np.generic]:
 
 
 def _array(array: Array) -> mx.array:
-    return array if isinstance(array, mx.array) else mx.array(array)
+    return array if isinstance(array, mx.array) else mx.array(cast(Any, array))
 
 
 @cache
 def _text(headers: tuple[str, ...]) -> str:
-    names = ("utils.h", *headers)
-    return "".join(f'#include "mlx/backend/metal/kernels/{name}"\n' for name in names)
+    return PRELUDE + "".join(f'#include "mlx/backend/metal/kernels/{name}"\n' for name in headers)
 
 
 def _source(
@@ -280,10 +273,5 @@ def _run_all(
     }
     results = {name: np.empty(shape, TYPES[dtype][1]) for name, (shape, dtype) in outputs.items()}
     bound |= {name: Argument(array, is_output=True, is_initialised=False) for name, array in results.items()}
-    launch = kernel.launch(
-        bound, grid=grid, threadgroup=threadgroup, options=options, name=source.name, template={}
-    )
-    return [
-        mx.array(array).view(mx.bfloat16) if outputs[name][1] == mx.bfloat16 else mx.array(array)
-        for name, array in results.items()
-    ], launch
+    launch = kernel.launch(bound, grid=grid, threadgroup=threadgroup, options=options, name=source.name, template={})
+    return [to_mlx(array, outputs[name][1]) for name, array in results.items()], launch

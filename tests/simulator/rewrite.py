@@ -17,6 +17,7 @@ VECTORS: Final = frozenset(f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 
 SPACES: Final = ("device", "constant", "threadgroup")
 
 REFUSED_WORDS: Final = frozenset(
+<<<<<<< HEAD
     [
         "double",
         "new",
@@ -32,6 +33,10 @@ REFUSED_WORDS: Final = frozenset(
         "wchar_t",
         "std",
     ]
+=======
+    ("double", "new", "delete", "throw", "try", "catch", "virtual", "dynamic_cast", "typeid", "goto", "thread_local")
+    + ("wchar_t", "std")
+>>>>>>> sim
 )
 """Words of C++ that Metal does not have."""
 
@@ -185,7 +190,8 @@ def _define_function_constants(tokens: list[Token], values: Mapping[int, int | b
         value = values.get(int(index[1]))
         text = "{}" if value is None else str(value).lower()
         known = str(value is not None).lower()
-        made = f"static constexpr {kind} {at.text(name)} = {text}; static constexpr bool is_defined_{at.text(name)} = {known}"
+        constant = at.text(name)
+        made = f"static constexpr {kind} {constant} = {text}; static constexpr bool is_defined_{constant} = {known}"
         for t in tokens[first : i + 1]:
             t.becomes("")
         tokens[first].becomes(made)

@@ -74,7 +74,8 @@ FAULTS = {
         "",
     ),
     "a store over what several lanes load": (
-        "shared[t] = t; threadgroup_barrier(mem_flags::mem_threadgroup); out[i] = shared[0]; if (t == 63) shared[0] = 1;",
+        "shared[t] = t; threadgroup_barrier(mem_flags::mem_threadgroup);"
+        " out[i] = shared[0]; if (t == 63) shared[0] = 1;",
         "write-after-read race|read-after-write race",
         "",
     ),
@@ -302,7 +303,7 @@ def test_threadgroup_memory_of_a_function_is_refused() -> None:
         kernel = simulator.metal_kernel(
             name="planted", input_names=[], output_names=["y"], source="y[0] = f(0);", header=header
         )
-        with pytest.raises(CompileError, match="planted header:2.*in a kernel function only"):
+        with pytest.raises(CompileError, match=r"planted header:2.*in a kernel function only"):
             kernel(inputs=[], grid=(1, 1, 1), threadgroup=(1, 1, 1), output_shapes=[(1,)], output_dtypes=[mx.float32])
 
 

@@ -79,9 +79,7 @@ def test_sdpa_vector(dtype: mx.Dtype, with_sinks: bool, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_sdpa_vector_in_two_passes(seed: int) -> None:
     rng = np.random.default_rng(2)
-    (q, q64), (k, k64), (v, v64) = (
-        random(rng, mx.float32, *shape) for shape in ((8, 64), (2, 200, 64), (2, 200, 64))
-    )
+    (q, q64), (k, k64), (v, v64) = (random(rng, mx.float32, *shape) for shape in ((8, 64), (2, 200, 64), (2, 200, 64)))
     sinks, sinks64 = random(rng, mx.float32, 8)
     found, _ = mlx_kernels.sdpa_vector_2pass(q, k, v, scale=0.125, sinks=sinks, blocks=32, options=Options(seed=seed))
     assert_close(found, attention(q64, k64, v64, 0.125, sinks64), mx.float32)
