@@ -37,35 +37,6 @@ TYPES: Final[Mapping[mx.Dtype, tuple[str, type[np.generic]]]] = {
 }
 """MLX's types: what they are called in a kernel, and the numpy type of the same bytes."""
 
-<<<<<<< HEAD
-_SCALAR_ATTRIBUTES: Final = [
-    "dispatch_quadgroups_per_threadgroup",
-    "dispatch_simdgroups_per_threadgroup",
-    "quadgroup_index_in_threadgroup",
-    "quadgroups_per_threadgroup",
-    "simdgroup_index_in_threadgroup",
-    "simdgroups_per_threadgroup",
-    "thread_execution_width",
-    "thread_index_in_quadgroup",
-    "thread_index_in_simdgroup",
-    "thread_index_in_threadgroup",
-    "threads_per_simdgroup",
-]
-_VECTOR_ATTRIBUTES: Final = [
-    "dispatch_threads_per_threadgroup",
-    "grid_origin",
-    "grid_size",
-    "thread_position_in_grid",
-    "thread_position_in_threadgroup",
-    "threadgroup_position_in_grid",
-    "threadgroups_per_grid",
-    "threads_per_grid",
-    "threads_per_threadgroup",
-]
-ATTRIBUTES: Final = tuple(
-    sorted([(name, "uint") for name in _SCALAR_ATTRIBUTES] + [(name, "uint3") for name in _VECTOR_ATTRIBUTES])
-)
-=======
 ATTRIBUTES: Final[Mapping[str, str]] = {
     "dispatch_quadgroups_per_threadgroup": "uint",
     "dispatch_simdgroups_per_threadgroup": "uint",
@@ -88,7 +59,6 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     "threads_per_simdgroup": "uint",
     "threads_per_threadgroup": "uint3",
 }
->>>>>>> sim
 """Attributes that a kernel gets when its source contains their names, and their types."""
 
 INCLUDES: Final = (HERE / "overlay", Path(next(iter(mlx.__path__))) / "include")
@@ -164,15 +134,12 @@ def shape_arguments(name: str, given: Input, source: str) -> dict[str, np.ndarra
     return arguments
 
 
-<<<<<<< HEAD
-=======
 def to_mlx(elements: np.ndarray, dtype: mx.Dtype) -> mx.array:
     """`elements`, as the numpy type of `TYPES`, as an array of `dtype`."""
     array = mx.array(cast(Any, elements))
     return array.view(mx.bfloat16) if dtype == mx.bfloat16 else array
 
 
->>>>>>> sim
 _SHAPE_TYPES: Final = {
     "shape": "const constant int*",
     "strides": "const constant int64_t*",
