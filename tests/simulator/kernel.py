@@ -160,6 +160,8 @@ class CompiledKernel:
         self.buffers: dict[str, int] = {}
         """The index of every buffer argument by its name."""
         self.access: dict[str, int] = {}
+        self.optional: set[str] = set()
+        """Buffers that depend on a function constant, or that a launch may leave unbound."""
         self.dynamic: dict[str, int] = {}
         """The index of every dynamic threadgroup argument."""
         self._expressions: list[str] = []
@@ -182,6 +184,8 @@ class CompiledKernel:
                 index = indexed.get("buffer", max(self.buffers.values(), default=-1) + 1)
                 self.buffers[parameter.name] = index
                 self.access[parameter.name] = _access(parameter.declaration)
+                if any(a.startswith("function_constant") for a in parameter.attributes):
+                    self.optional.add(parameter.name)
                 self._expressions.append(f"pointer_argument<{kind}>::of(buffers[{index}])")
         if max(self.buffers.values(), default=0) >= runtime.MOST_BUFFERS:
             raise CompileError(f"{len(self.buffers)} buffers; Metal has {runtime.MOST_BUFFERS}")
@@ -224,7 +228,10 @@ class CompiledKernel:
         record = runtime.Launch()
         record.entry = self.entry
         buffers = (runtime.Buffer * runtime.MOST_BUFFERS)()
-        kept = [_fill(buffers[self.buffers[n]], self.access[n], arguments[n], options) for n in self.buffers]
+        unbound = self.buffers.keys() - arguments.keys() - self.optional
+        if unbound or arguments.keys() - self.buffers.keys():
+            raise TypeError(f"{name} takes {sorted(self.buffers)}, not {sorted(arguments)}")
+        kept = [_fill(buffers[self.buffers[n]], self.access[n], a, options) for n, a in arguments.items()]
         record.buffers = ctypes.cast(buffers, ctypes.POINTER(runtime.Buffer))
         record.image = runtime.Range(self.base, self.base + self.image.memory_size)
         begin, end = self.image.threadgroup_range
