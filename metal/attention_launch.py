@@ -18,8 +18,8 @@ MOST_GROUP_HEADS: Final = 8
 STEP_KEYS: Final = 16
 """Keys that a simdgroup takes in one step; `attention.h` has the same constant."""
 
-PARTIAL_FLOATS: Final = HEAD_DIM + 2
-"""What a split leaves for each query head: peak, total and sums."""
+PARTIAL_FLOATS: Final = HEAD_DIM + 4
+"""What a split leaves for each query head, padding included; `attention.h` has the same constant."""
 
 MOST_SPLITS: Final = 32
 """Splits of the keys that `merge_attention` can merge: a lane weighs one."""
