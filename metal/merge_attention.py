@@ -29,7 +29,9 @@ def launch(partial: mx.array, sinks: mx.array, dtype: mx.Dtype) -> mx.array:
 
     `partial` is float32 `[batch, seq, query_heads, splits, 68]`; `sinks` `[query_heads]` are of any floating dtype.
     """
-    batch, seq, query_heads, _, _ = partial.shape
+    batch, seq, query_heads, splits, _ = partial.shape
+    if not fits(splits):
+        raise ValueError(f"merge_attention does not take {splits} splits; at most {MOST_SPLITS}")
     [attended] = _KERNEL(
         partial,
         sinks,
