@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+import mlx.core as mx
 import numpy as np
 
 from tests.simulator import runtime
@@ -212,7 +213,7 @@ class CompiledKernel:
         threadgroup: Size,
         options: Options,
         name: str,
-        template: Mapping[str, object],
+        template: Mapping[str, int | bool | mx.Dtype],
         dynamic_bytes: Mapping[str, int] | None = None,
     ) -> Launch:
         """Runs over `grid` threads and gives what it did; outputs are written into their arrays. Raises `Fault`."""
@@ -265,7 +266,7 @@ class CompiledKernel:
             raise self._fault(fault, name, dynamic_bytes)
         return Launch(
             kernel=name,
-            template=dict(template),  # type: ignore[arg-type]
+            template=dict(template),
             grid=grid,
             threadgroup=threadgroup,
             buffers={n: _counts(buffers[i], options) for n, i in self.buffers.items()} if record.checked else {},

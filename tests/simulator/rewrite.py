@@ -17,8 +17,8 @@ VECTORS: Final = frozenset(f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 
 SPACES: Final = ("device", "constant", "threadgroup")
 
 REFUSED_WORDS: Final = frozenset(
-    ("double", "new", "delete", "throw", "try", "catch", "virtual", "dynamic_cast", "typeid", "goto", "thread_local")
-    + ("wchar_t", "std")
+    {"double", "new", "delete", "throw", "try", "catch", "virtual", "dynamic_cast", "typeid", "goto"}
+    | {"thread_local", "wchar_t", "std"}
 )
 """Words of C++ that Metal does not have."""
 
