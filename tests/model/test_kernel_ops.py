@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -213,9 +214,7 @@ def test_kernels_are_chosen_for_metal_only(monkeypatch: pytest.MonkeyPatch) -> N
     try:
         choose_kernels(frozenset(KERNEL_CLASSES))
         assert isinstance(current_ops(), KernelOps if this_device().metal else CpuOps)
-        on_metal = type(this_device())(
-            **{name: getattr(this_device(), name) for name in this_device().__slots__} | {"metal": True, "gpu": True}
-        )
+        on_metal = replace(this_device(), metal=True, gpu=True)
         monkeypatch.setattr(selection, "this_device", lambda: on_metal)
         chosen = frozenset([KernelClass("norm_router", 1)])
         choose_kernels(chosen)
@@ -238,7 +237,7 @@ def greedy_tokens(model: Model, prompt: list[int], count: int) -> list[int]:
     cache, found = model.make_cache(), []
     token = model.most_probable(mx.array([prompt], dtype=mx.int32), cache)
     for _ in range(count):
-        found.append(int(token.item()))
+        found.append(cast(int, token.item()))
         token = model.most_probable(token, cache)
     return found
 
