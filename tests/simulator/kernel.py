@@ -85,7 +85,8 @@ FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
         # Stores of two branches stay two, each with its own line.
         *("-mllvm", "-simplifycfg-sink-common=false", "-mllvm", "-enable-tail-merge=false"),
     ),
-    "counted": ("-O1", *_ANNOUNCED),
+    # All is inlined: a load in a function that several places call would count as one instruction.
+    "counted": ("-O1", *_ANNOUNCED, "-mllvm", "-inline-threshold=100000"),
     "fast": ("-O2",),
 }
 """How a kernel is built: with every check, with loads and stores as they are (the other checks keep clang from merging
