@@ -107,10 +107,13 @@ class Generation:
             if cancelled():
                 raise Cancelled(f"stopped after {done} of {total} prompt tokens")
             chunk = list(prompt[done : done + self._prefill_chunk])
-            result = self._forward(chunk)
-            mx.eval(result)
             done += len(chunk)
-            if done == total:
+            if done < total:
+                # Nobody asks what comes after a token in the middle of a prompt.
+                mx.eval(self._model.read(mx.array([chunk], dtype=mx.int32), self._cache))
+            else:
+                result = self._forward(chunk)
+                mx.eval(result)
                 self._length = total
                 self._queue(result)
                 self.prefill_seconds = time.perf_counter() - start

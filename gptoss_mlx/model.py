@@ -24,8 +24,9 @@ RECORDED_KEYS: Final = GROWTH_TOKENS
 RECORDED_STEPS: Final = 4
 """Recorded steps that are kept: for tokens and for logits, of this length and of another conversation's."""
 
-Wanted: TypeAlias = Literal["logits", "last_logits", "last_token"]
-"""What of a pass is wanted: logits after every token, after the last one, or the most probable token after that."""
+Wanted: TypeAlias = Literal["logits", "last_logits", "last_token", "nothing"]
+"""What of a pass is wanted: logits after every token, after the last one, the most probable token after that, or no
+more than that the tokens are read."""
 
 
 class Model:
@@ -78,6 +79,13 @@ class Model:
         """The most probable token after `tokens`, uint32 `[batch, 1]`; of equals the lowest id. Else like a call."""
         return self._read(tokens, cache, "last_token")
 
+    def read(self, tokens: mx.array, cache: KVCache) -> mx.array:
+        """Reads `tokens` and predicts nothing: what is left of them after the last layer, `[batch, seq, hidden]`.
+
+        Once that is evaluated, they have been read. Else like a call.
+        """
+        return self._read(tokens, cache, "nothing")
+
     def _read(self, tokens: mx.array, cache: KVCache | None, wanted: Wanted) -> mx.array:
         cache = self.make_cache() if cache is None else cache
         offset, seq = cache.offset, tokens.shape[1]
@@ -126,6 +134,8 @@ def _embed(tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
 
 def _finish(x: mx.array, norm: Norm, lm_head: Projection, wanted: Wanted) -> mx.array:
     """What is wanted of the residual stream after the last layer."""
+    if wanted == "nothing":
+        return x
     if wanted != "logits" and x.shape[1] > 1:
         x = x[:, -1:]
     if wanted == "last_token":

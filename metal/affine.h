@@ -7,8 +7,19 @@
 //     half    s eeeee mmmmmmmmmm
 //     code    0 00000 00cccccccc         = code * 2^-24
 //
-// The factor 2^24 is given back where the scale is applied, once for a chunk. Offsets meet the sum of the chunk's x
-// alone.
+// The factor 2^24 is given back to the scale as it is loaded. Offsets meet the sum of the chunk's x alone.
+//
+// A group is ROUNDS chunks. Did every lane load the scale and offset of its chunk, each would be loaded ROUNDS times.
+// So each lane loads those of one group, 32 neighbours of a row in all: enough for ROUNDS rounds, in each of which every
+// lane asks the one that holds its chunk's group. For ROUNDS = 4:
+//
+//     lane             0   1   2   3   4   5   6   7  ...  28  29  30  31
+//     holds group      0   1   2   3   4   5   6   7  ...  28  29  30  31
+//
+//     round 0, chunk   0   1   2   3   4   5   6   7  ...  28  29  30  31
+//              asks    0   0   0   0   1   1   1   1  ...   7   7   7   7
+//     round 1, chunk  32  33  34  35  36  37  38  39  ...  60  61  62  63
+//              asks    8   8   8   8   9   9   9   9  ...  15  15  15  15
 #include <metal_stdlib>
 using namespace metal;
 
@@ -55,7 +66,7 @@ struct Codes<4> {
     }
 };
 
-// 32 codes in three loads of 8 bytes: six words, of which each three hold four units of 24 bits.
+// 16 codes in one load of 12 bytes: three words that hold four units of 24 bits.
 //
 //     a unit     333333 222222 111111 000000                 code of each bit, four codes in three bytes
 //
@@ -64,20 +75,14 @@ struct Codes<4> {
 //     word 2     33333333 33333333 33333333 22222222
 template <>
 struct Codes<6> {
-    static constant constexpr int CHUNK = 32;
+    static constant constexpr int CHUNK = 16;
 
     static void load(const device uint* codes, uint chunk, thread float4* values) {
-        const device uint2* pairs = reinterpret_cast<const device uint2*>(codes) + chunk * 3u;
-        const uint2 a = pairs[0], b = pairs[1], c = pairs[2];
-        unpack(a.x, a.y, b.x, values);
-        unpack(b.y, c.x, c.y, values + 4);
-    }
-
-    static void unpack(uint first, uint second, uint third, thread float4* values) {
-        values[0] = unit(first);
-        values[1] = unit(first >> 24 | second << 8);
-        values[2] = unit(second >> 16 | third << 16);
-        values[3] = unit(third >> 8);
+        const packed_uint3 words = reinterpret_cast<const device packed_uint3*>(codes)[chunk];
+        values[0] = unit(words[0]);
+        values[1] = unit(words[0] >> 24 | words[1] << 8);
+        values[2] = unit(words[1] >> 16 | words[2] << 16);
+        values[3] = unit(words[2] >> 8);
     }
 
     // The four codes in the low 24 bits; what lies above is left out.
@@ -94,20 +99,40 @@ struct Codes<6> {
 template <int K, int BITS, int GROUP, typename S>
 struct Affine {
     static constant constexpr int CHUNK = Codes<BITS>::CHUNK;
-    static_assert(GROUP % CHUNK == 0, "a chunk has one scale");
+    static_assert(GROUP % CHUNK == 0 && K % GROUP == 0, "a chunk has one scale, a row whole groups");
+    static constant constexpr int ROUNDS = GROUP / CHUNK;
+    // Scale times 2^24, and offset.
+    using Group = float2;
     const device uint* codes;
     const device S* scales;
     const device S* offsets;
 
-    void add(uint row, uint chunk, const thread float4* x, float x_sum, thread float4& sum) const {
+    Group group(uint row, uint chunk, uint rounds, uint lane) const {
+        const uint own = chunk / ROUNDS + lane;
+        // A row's last groups may be fewer, and fewer rounds need no more.
+        if (lane >= rounds * (32 / ROUNDS) || own >= uint(K / GROUP)) {
+            return float2(0.0f);
+        }
+        const uint index = row * uint(K / GROUP) + own;
+        return float2(float(scales[index]) * 16777216.0f, float(offsets[index]));
+    }
+
+    static Group of_chunk(Group group, uint round, uint lane) {
+        if constexpr (ROUNDS == 1) {
+            return group;
+        } else {
+            return simd_shuffle(group, ushort(round * (32 / ROUNDS) + lane / ROUNDS));
+        }
+    }
+
+    void add(uint row, uint chunk, Group group, const thread float4* x, float x_sum, thread float4& sum) const {
         float4 values[CHUNK / 4];
         Codes<BITS>::load(codes, row * uint(K / CHUNK) + chunk, values);
         float4 product = float4(0.0f);
         for (int p = 0; p < CHUNK / 4; p++) {
             product = fma(values[p], x[p], product);
         }
-        const uint group = row * uint(K / GROUP) + chunk / uint(GROUP / CHUNK);
-        sum = fma(float4(float(scales[group]) * 16777216.0f), product, sum);
-        sum.x = fma(float(offsets[group]), x_sum, sum.x);
+        sum = fma(float4(group.x), product, sum);
+        sum.x = fma(group.y, x_sum, sum.x);
     }
 };

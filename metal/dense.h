@@ -10,9 +10,19 @@ using namespace metal;
 template <int K, typename W>
 struct Dense {
     static constant constexpr int CHUNK = 16 / sizeof(W);
+    static constant constexpr int ROUNDS = 1;
+    struct Group {};
     const device W* weight;
 
-    void add(uint row, uint chunk, const thread float4* x, float x_sum, thread float4& sum) const {
+    Group group(uint row, uint chunk, uint rounds, uint lane) const {
+        return Group{};
+    }
+
+    static Group of_chunk(Group group, uint round, uint lane) {
+        return group;
+    }
+
+    void add(uint row, uint chunk, Group group, const thread float4* x, float x_sum, thread float4& sum) const {
         const uint index = row * uint(K / CHUNK) + chunk;
         const uint4 words = reinterpret_cast<const device uint4*>(weight)[index];
         if constexpr (sizeof(W) == 4) {

@@ -40,11 +40,11 @@ def launch(x: mx.array, linear: Projection, residual: mx.array) -> mx.array:
     """`residual + linear(x)`, in the shape and dtype of `residual`, `[1, 1, hidden]`.
 
     `x` is one token, `[1, 1, in]`, in the dtype of `residual`. Where the reference rounds the product to that dtype
-    before it adds the residual, this keeps float32.
+    before it adds the residual, this keeps float32. Expects that `fits` was asked.
     """
-    if not fits(x, linear, residual):
-        raise ValueError(f"linear_residual does not take {x.shape}, {linear.weight.shape} and {residual.shape}")
     rows = rows_of(linear)
+    if residual.size != rows:
+        raise ValueError(f"linear_residual does not take {residual.shape} and weights {linear.weight.shape}")
     return _kernel(
         x,
         *projection_arrays(linear),

@@ -12,8 +12,12 @@
 //
 // How the rows are stored is a type of its own (`Dense` in dense.h, `Affine` in affine.h) with
 //
-//     CHUNK                                  values of a row that one lane takes at a time
-//     add(row, chunk, x, x_sum, sum)         adds the products of that chunk with x[0..CHUNK/4), in float
+//     CHUNK                                    values of a row that one lane takes at a time
+//     ROUNDS                                   rounds of 32 neighbouring chunks that cover 32 groups
+//     Group                                    what else is stored for a group of values: nothing, or scale and offset
+//     group(row, chunk, rounds, lane)          loads one group a lane, of those that `rounds` rounds from `chunk` on need
+//     of_chunk(group, round, lane)             the group of the lane's chunk in that round; all 32 lanes ask
+//     add(row, chunk, group, x, x_sum, sum)    adds the products of that chunk with x[0..CHUNK/4), in float
 //
 // Every product is an explicit fma and every sum has one order, so that two kernels that multiply the same row with the
 // same vector get the same bits.
@@ -105,17 +109,30 @@ void stage_normed(
     }
 }
 
-// Adds the products of one chunk of the staged vector with that chunk of each row.
-template <int ROWS, int K, typename T, typename Weights>
-inline void add_chunk(
+// Adds the products of one round: chunk first + lane of the staged vector with that chunk of each row. WHOLE: there is
+// one for each lane.
+template <int ROWS, int K, bool WHOLE, typename T, typename Weights>
+inline void add_round(
     const Weights weights,
     const thread uint* rows,
+    const thread typename Weights::Group* held,
     const threadgroup vec<T, 4>* planes,
-    uint chunk,
+    uint first,
+    uint round,
+    uint lane,
     thread float4* sums
 ) {
     constexpr uint chunks = K / Weights::CHUNK;
     constexpr int quads = Weights::CHUNK / 4;
+    // Before the mask: a lane may ask one that has no chunk itself.
+    typename Weights::Group groups[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        groups[r] = Weights::of_chunk(held[r], round, lane % 32);
+    }
+    const uint chunk = first + lane;
+    if (!WHOLE && chunk >= chunks) {
+        return;
+    }
     float4 x[quads];
     float4 x_sums = float4(0.0f);
     for (int p = 0; p < quads; p++) {
@@ -125,13 +142,38 @@ inline void add_chunk(
     // Only offsets of quantised groups ask for it; elsewhere the compiler leaves the sum out.
     const float x_sum = (x_sums.x + x_sums.y) + (x_sums.z + x_sums.w);
     for (int r = 0; r < ROWS; r++) {
-        weights.add(rows[r], chunk, x, x_sum, sums[r]);
+        weights.add(rows[r], chunk, groups[r], x, x_sum, sums[r]);
+    }
+}
+
+// Adds the products of CHUNKS chunks from `first` on, whose groups the lanes hold one each. All rounds but the last are
+// whole, so their loads need no mask and can be under way together.
+template <int ROWS, int K, int LANES, int CHUNKS, typename T, typename Weights>
+inline void add_span(
+    const Weights weights,
+    const thread uint* rows,
+    const threadgroup vec<T, 4>* planes,
+    uint first,
+    uint lane,
+    thread float4* sums
+) {
+    constexpr uint whole = CHUNKS / LANES;
+    constexpr uint rounds = (CHUNKS + LANES - 1) / LANES;
+    typename Weights::Group held[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        held[r] = weights.group(rows[r], first + lane / 32 * 32, rounds, lane % 32);
+    }
+    for (uint round = 0; round < whole; round++) {
+        add_round<ROWS, K, true, T>(weights, rows, held, planes, first + round * LANES, round, lane, sums);
+    }
+    if constexpr (whole < rounds) {
+        add_round<ROWS, K, false, T>(weights, rows, held, planes, first + whole * LANES, whole, lane, sums);
     }
 }
 
 // totals[r] = row rows[r] times the staged vector, summed over the simdgroup, for each of its lanes. LANES lanes share
-// the rows, of which the caller is number `lane`: 32 where a simdgroup owns rows, THREADS where a threadgroup does. All
-// rounds but the last are whole, so their loads need no mask and can be under way together.
+// the rows, of which the caller is number `lane`: 32 where a simdgroup owns rows, THREADS where a threadgroup does. Its
+// simdgroups then take turns, and no two rounds of one are neighbours.
 template <int ROWS, int K, int LANES, typename T, typename Weights>
 void multiply_rows(
     const Weights weights,
@@ -141,16 +183,17 @@ void multiply_rows(
     thread float* totals
 ) {
     constexpr uint chunks = K / Weights::CHUNK;
-    constexpr uint whole = chunks / LANES * LANES;
+    constexpr uint span = LANES == 32 ? 32 * Weights::ROUNDS : LANES;
+    constexpr uint whole = chunks / span * span;
     float4 sums[ROWS];
     for (int r = 0; r < ROWS; r++) {
         sums[r] = float4(0.0f);
     }
-    for (uint round = 0; round < whole; round += LANES) {
-        add_chunk<ROWS, K, T>(weights, rows, planes, round + lane, sums);
+    for (uint first = 0; first < whole; first += span) {
+        add_span<ROWS, K, LANES, span, T>(weights, rows, planes, first, lane, sums);
     }
-    if (whole + lane < chunks) {
-        add_chunk<ROWS, K, T>(weights, rows, planes, whole + lane, sums);
+    if constexpr (whole < chunks) {
+        add_span<ROWS, K, LANES, chunks - whole, T>(weights, rows, planes, whole, lane, sums);
     }
     for (int r = 0; r < ROWS; r++) {
         totals[r] = simd_sum((sums[r].x + sums[r].y) + (sums[r].z + sums[r].w));

@@ -35,10 +35,8 @@ def fits(x: mx.array, norm: Norm, lm_head: Projection) -> bool:
 def launch(x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
     """Logits, float32 `[1, 1, vocab]`, of one token `x` `[1, 1, hidden]`.
 
-    Where the reference rounds logits to the dtype of `x`, this keeps float32.
+    Where the reference rounds logits to the dtype of `x`, this keeps float32. Expects that `fits` was asked.
     """
-    if not fits(x, norm, lm_head):
-        raise ValueError(f"norm_lm_head does not take {x.shape} and {lm_head.weight.shape}")
     rows = rows_of(lm_head)
     return _kernel(
         x,
@@ -57,8 +55,6 @@ def launch_argmax(x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
     """The token with the largest of the logits that `launch` gives for the same, uint32 `[1, 1]`.
 
     Of equal logits the lowest token wins. Logits that are not numbers never win, unless there are no others: then it is
-    some token.
+    some token. Expects that `fits` was asked.
     """
-    if not fits(x, norm, lm_head):
-        raise ValueError(f"norm_argmax does not take {x.shape} and {lm_head.weight.shape}")
     return merge_argmax.launch(*norm_argmax.launch(x, norm, lm_head))

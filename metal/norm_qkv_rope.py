@@ -48,10 +48,10 @@ def launch(x: mx.array, norm: Norm, qkv: Projection, heads: Heads, rotation: Rot
     """Queries `[1, query, 1, 64]` and the rows for the KV cache `[1, 2 * kv, 1, 64]`, in the dtype of `x`.
 
     `x` is one token, `[1, 1, hidden]`; `rotation` `[1, 32]` turns its position. Where the reference rounds the product
-    to the dtype of `x` before it turns it, this keeps float32.
+    to the dtype of `x` before it turns it, this keeps float32. Expects that `fits` was asked.
     """
-    if not fits(x, norm, qkv, heads, rotation):
-        raise ValueError(f"norm_qkv_rope does not take {x.shape} and {qkv.weight.shape}")
+    if rows_of(qkv) != (heads.query + 2 * heads.kv) * heads.dim:
+        raise ValueError(f"norm_qkv_rope does not take {heads} and weights {qkv.weight.shape}")
     q, rows = _kernel(
         x,
         norm.weight,

@@ -42,12 +42,19 @@ def projection_arrays(projection: Projection) -> tuple[mx.array, mx.array, mx.ar
 
 
 def projection_template(x: mx.array, projection: Projection) -> dict[str, int | bool | mx.Dtype]:
-    """T, K, BITS and GROUP for one token `x`; GROUP is 0 where the weights are not quantised."""
+    """T, K, BITS and GROUP for one token `x`; GROUP is 0 where the weights are not quantised.
+
+    Refuses what is not one token of the projection's width. The rest of `serves` is not asked again at every launch:
+    it would cost as much as the launch, and what it says of a model's arrays does not change.
+    """
+    width, columns = x.shape[-1], projection.weight.shape[1]
     if isinstance(projection, QuantizedLinear):
-        stored = projection.bits, projection.group_size
+        bits, group, is_width = projection.bits, projection.group_size, columns * 32 == width * projection.bits
     else:
-        stored = 8 * projection.weight.dtype.size, 0
-    return {"T": x.dtype, "K": x.shape[-1], "BITS": stored[0], "GROUP": stored[1]}
+        bits, group, is_width = 8 * projection.weight.dtype.size, 0, columns == width
+    if x.size != width or not is_width:
+        raise ValueError(f"a kernel for one token does not take {x.shape} and weights {projection.weight.shape}")
+    return {"T": x.dtype, "K": width, "BITS": bits, "GROUP": group}
 
 
 def rows_of(projection: Projection) -> int:
@@ -81,6 +88,7 @@ def _stored_as_served(projection: Projection, width: int) -> bool:
     return (
         projection.bits in (8, 6, 4)
         and projection.group_size in (32, 64, 128)
+        and width % projection.group_size == 0
         and columns * 32 == width * projection.bits
         and projection.scales.shape == (rows, width // projection.group_size)
         and projection.scales.dtype in DTYPES

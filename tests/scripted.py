@@ -1,7 +1,7 @@
 """A model that says what the test wrote down: for behaviour that a trained model shows only now and then.
 
-`ScriptedModel` looks like `Model` to generation (config, make_cache, call, most_probable) and records what it was
-asked.
+`ScriptedModel` looks like `Model` to generation (config, make_cache, call, read, most_probable) and records what
+it was asked.
 """
 
 import time
@@ -78,6 +78,9 @@ class ScriptedModel:
         logits = mx.zeros((1, 1 if last_only else len(ids), self.vocab_size))
         logits[:, -1, chosen] = 100.0
         return logits
+
+    def read(self, tokens: mx.array, cache: ScriptedCache) -> mx.array:
+        return self(tokens, cache)
 
     def most_probable(self, tokens: mx.array, cache: ScriptedCache) -> mx.array:
         return mx.argmax(self(tokens, cache, last_only=True), axis=-1)

@@ -9,7 +9,7 @@ import pytest
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.generate import Generation, Step, all_logits, token_logprobs
 from gptoss_mlx.model import Model
-from gptoss_mlx.ops import Projection, ReferenceOps, use_ops
+from gptoss_mlx.ops import Norm, Projection, ReferenceOps, use_ops
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.weights import load_model
 from tests.random_checkpoint import random_checkpoint
@@ -73,6 +73,25 @@ def test_without_logprobs_the_most_probable_token_comes_without_logits(model: Mo
     found = steps(generation, 12)
     assert [step.token for step in found] == expected
     assert all(step.logprob is None for step in found)
+
+
+class HeadlessOps(ReferenceOps):
+    """Counts how often it is asked what comes next."""
+
+    def __init__(self) -> None:
+        self.predictions = 0
+
+    def norm_lm_head(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
+        self.predictions += 1
+        return super().norm_lm_head(x, norm, lm_head)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0), Sampling(seed=1)], ids=str)
+def test_nothing_is_predicted_in_the_middle_of_a_prompt(model: Model, sampling: Sampling):
+    with use_ops(HeadlessOps()) as ops:
+        start(model, PROMPT, sampling, chunk=40)
+        assert isinstance(ops, HeadlessOps)
+        assert ops.predictions == 1
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 127, 128, 129, 149, 150])

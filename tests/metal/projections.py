@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.operands import Linear, Norm, Projection, QuantizedLinear
+from tests.simulator import Launch
 
 FORMATS = {
     "bfloat16": (16, 0),
@@ -19,8 +20,25 @@ FORMATS = {
 EPS = 1e-5
 """gpt-oss's."""
 
+NARROW = {
+    "8 bits by 32": (8, 32),
+    "6 bits by 32": (6, 32),
+    "4 bits by 32": (4, 32),
+}
+"""The same with the smallest groups."""
+
+WIDE = {
+    "8 bits by 128": (8, 128),
+    "6 bits by 128": (6, 128),
+    "4 bits by 128": (4, 128),
+}
+"""The same with the largest groups, which do not divide a width of 2880."""
+
 LOADED_ONCE = 1.05
 """Bytes that a kernel may load of an array at most, by the array's own; the rows of a last tile may be loaded twice."""
+
+LINE = 128
+"""Bytes of a transaction."""
 
 
 def random_array(rng: np.random.Generator, *shape: int, dtype: mx.Dtype = mx.bfloat16, scale: float = 1.0) -> mx.array:
@@ -52,6 +70,19 @@ def random_projection(
     scales = mx.array(rng.uniform(1 / spread, 4 / spread, (rows, width // group)).astype(np.float32))
     offsets = mx.array(rng.uniform(-3, 1, (rows, width // group)).astype(np.float32)) * (width**-0.5)
     return QuantizedLinear(words, scales.astype(dtype), offsets.astype(dtype), bits, group, bias)
+
+
+def assert_weights_are_loaded_once(launch: Launch, projection: Projection, most_lines: float) -> None:
+    """Codes, scales and offsets, each once and whole, in at most `most_lines` transactions for each line's bytes."""
+    arrays = {"weight": projection.weight}
+    if isinstance(projection, QuantizedLinear):
+        arrays |= {"scales": projection.scales, "offsets": projection.biases}
+    for name, array in arrays.items():
+        counts = launch.buffers[name]
+        assert counts.unique_loaded_bytes == array.nbytes
+        assert counts.loaded_bytes <= LOADED_ONCE * array.nbytes
+    lines = sum(launch.buffers[name].transactions for name in arrays)
+    assert lines * LINE <= most_lines * sum(array.nbytes for array in arrays.values())
 
 
 def exact(array: mx.array) -> np.ndarray:

@@ -9,7 +9,8 @@ from gptoss_mlx.operands import Heads, Norm, Projection, QuantizedLinear, Rotati
 from gptoss_mlx.ops.reference import ReferenceOps
 from tests.metal.projections import (
     FORMATS,
-    LOADED_ONCE,
+    NARROW,
+    assert_weights_are_loaded_once,
     exact,
     exact_norm,
     exact_product,
@@ -67,7 +68,7 @@ def assert_right(call: tuple[mx.array, Norm, Projection, Heads, Rotation], seed:
     assert_within(rows, expected_rows, ONE_ROUNDING[q.dtype])
 
 
-@pytest.mark.parametrize("stored", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("stored", (FORMATS | NARROW).values(), ids=FORMATS | NARROW)
 def test_at_the_models_widths_it_agrees_with_float64_and_reads_every_weight_once(stored):
     call = operands(REAL, stored)
     with simulated(seed=3, counting=True) as simulator:
@@ -76,7 +77,7 @@ def test_at_the_models_widths_it_agrees_with_float64_and_reads_every_weight_once
     assert_within(q, expected_q, ONE_ROUNDING[mx.bfloat16])
     assert_within(rows, expected_rows, ONE_ROUNDING[mx.bfloat16])
     launch = simulator.launches[-1]
-    assert launch.buffers["weight"].loaded_bytes <= LOADED_ONCE * call[2].weight.nbytes
+    assert_weights_are_loaded_once(launch, call[2], most_lines=1.6)
     assert launch.threadgroup_bytes <= 6 * 1024
 
 
@@ -161,5 +162,12 @@ def test_what_it_does_not_serve_it_refuses():
     assert not norm_qkv_rope.fits(x, norm, qkv, Heads(4, 1, 64), rotation)
     codes, scales, offsets = mx.quantize(qkv.weight, 64, 3)
     assert not norm_qkv_rope.fits(x, norm, QuantizedLinear(codes, scales, offsets, 3, 64), heads, rotation)
+
+
+def test_tokens_and_heads_of_another_size_are_refused_at_the_launch_too():
+    x, norm, qkv, heads, rotation = operands(POCKET)
+    for token in (mx.zeros((1, 2, 192), mx.bfloat16), mx.zeros((1, 1, 160), mx.bfloat16)):
+        with pytest.raises(ValueError, match="does not take"):
+            norm_qkv_rope.launch(token, norm, qkv, heads, rotation)
     with pytest.raises(ValueError, match="does not take"):
-        norm_qkv_rope.launch(two, norm, qkv, heads, rotation)
+        norm_qkv_rope.launch(x, norm, qkv, Heads(4, 1, 64), rotation)

@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+import mlx.core as mx
 import numpy as np
 
-from tests.simulator import runtime
+from tests.simulator import native
 from tests.simulator.compiler import preprocess, shared_object
 from tests.simulator.counts import BufferCounts, Launch, Size
 from tests.simulator.elf import Image
@@ -84,7 +85,8 @@ FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
         # Stores of two branches stay two, each with its own line.
         *("-mllvm", "-simplifycfg-sink-common=false", "-mllvm", "-enable-tail-merge=false"),
     ),
-    "counted": ("-O1", *_ANNOUNCED),
+    # All is inlined: a load in a function that several places call would count as one instruction.
+    "counted": ("-O1", *_ANNOUNCED, "-mllvm", "-inline-threshold=100000"),
     "fast": ("-O2",),
 }
 """How a kernel is built: with every check, with loads and stores as they are (the other checks keep clang from merging
@@ -148,7 +150,7 @@ class CompiledKernel:
         flags = [*_SHARED_FLAGS, *FLAGS[build]]
         if source.strict_address_spaces:
             flags.append("-DSTRICT_ADDRESS_SPACES")
-        runtime.library()
+        native.library()
         path, warnings = shared_object(text, source.name, flags)
         _refuse_implicit_bfloat(warnings)
         self.image = Image(path)
@@ -190,8 +192,8 @@ class CompiledKernel:
                 if any(a.startswith("function_constant") for a in parameter.attributes):
                     self.optional.add(parameter.name)
                 self._expressions.append(f"pointer_argument<{kind}>::of(buffers[{index}])")
-        if max(self.buffers.values(), default=0) >= runtime.MOST_BUFFERS:
-            raise CompileError(f"{len(self.buffers)} buffers; Metal has {runtime.MOST_BUFFERS}")
+        if max(self.buffers.values(), default=0) >= native.MOST_BUFFERS:
+            raise CompileError(f"{len(self.buffers)} buffers; Metal has {native.MOST_BUFFERS}")
 
     def _entry(self, instance: str, kernels: Mapping[str, object]) -> str:
         arguments = ",\n    ".join(self._expressions)
@@ -212,12 +214,12 @@ class CompiledKernel:
         threadgroup: Size,
         options: Options,
         name: str,
-        template: Mapping[str, object],
+        template: Mapping[str, int | bool | mx.Dtype],
         dynamic_bytes: Mapping[str, int] | None = None,
     ) -> Launch:
         """Runs over `grid` threads and gives what it did; outputs are written into their arrays. Raises `Fault`."""
         dynamic_bytes = dynamic_bytes or {}
-        library = runtime.library()
+        library = native.library()
         threadgroup_bytes = self.threadgroup_bytes + sum(dynamic_bytes.values())
         if threadgroup_bytes > MOST_THREADGROUP_BYTES:
             raise Fault(
@@ -228,22 +230,22 @@ class CompiledKernel:
             raise Fault("too many threads", f"{name} is launched with {threadgroup}; Metal has {MOST_THREADS} at most")
         if min(*grid, *threadgroup) < 1:
             raise Fault("empty launch", f"{name} is launched with grid {grid} and threadgroup {threadgroup}")
-        record = runtime.Launch()
+        record = native.Launch()
         record.entry = self.entry
-        buffers = (runtime.Buffer * runtime.MOST_BUFFERS)()
+        buffers = (native.Buffer * native.MOST_BUFFERS)()
         unbound = self.buffers.keys() - arguments.keys() - self.optional
         if unbound or arguments.keys() - self.buffers.keys():
             raise TypeError(f"{name} takes {sorted(self.buffers)}, not {sorted(arguments)}")
         kept = [_fill(buffers[self.buffers[n]], self.access[n], a, options) for n, a in arguments.items()]
-        record.buffers = ctypes.cast(buffers, ctypes.POINTER(runtime.Buffer))
-        record.image = runtime.Range(self.base, self.base + self.image.memory_size)
+        record.buffers = ctypes.cast(buffers, ctypes.POINTER(native.Buffer))
+        record.image = native.Range(self.base, self.base + self.image.memory_size)
         begin, end = self.image.threadgroup_range
-        record.threadgroup_memory = runtime.Range(self.base + begin, self.base + end)
+        record.threadgroup_memory = native.Range(self.base + begin, self.base + end)
         variables = self.image.threadgroup_variables
-        ranges = (runtime.Range * len(variables))(
+        ranges = (native.Range * len(variables))(
             *((self.base + v.address, self.base + v.address + v.size) for v in variables)
         )
-        record.threadgroup_variables = ctypes.cast(ranges, ctypes.POINTER(runtime.Range))
+        record.threadgroup_variables = ctypes.cast(ranges, ctypes.POINTER(native.Range))
         record.threadgroup_variable_count = len(variables)
         record.dynamic_count = max(self.dynamic.values(), default=-1) + 1
         for argument, index in self.dynamic.items():
@@ -254,8 +256,8 @@ class CompiledKernel:
         record.checked = options.build != "fast"
         record.counting = options.counting
         record.divergence_allowed = options.divergence_allowed
-        fault = runtime.FaultRecord()
-        with runtime.LOCK:
+        fault = native.FaultRecord()
+        with native.LOCK:
             started = time.perf_counter()
             if not library.sim_run(ctypes.byref(record), ctypes.byref(fault)):
                 raise MemoryError(f"not enough memory to simulate {name}")
@@ -265,7 +267,7 @@ class CompiledKernel:
             raise self._fault(fault, name, dynamic_bytes)
         return Launch(
             kernel=name,
-            template=dict(template),  # type: ignore[arg-type]
+            template=dict(template),
             grid=grid,
             threadgroup=threadgroup,
             buffers={n: _counts(buffers[i], options) for n, i in self.buffers.items()} if record.checked else {},
@@ -285,7 +287,7 @@ class CompiledKernel:
             seconds=seconds,
         )
 
-    def _fault(self, record: runtime.FaultRecord, name: str, dynamic_bytes: Mapping[str, int]) -> Fault:
+    def _fault(self, record: native.FaultRecord, name: str, dynamic_bytes: Mapping[str, int]) -> Fault:
         kind = record.kind.decode()
         words = []
         if record.has_access:
@@ -310,9 +312,9 @@ class CompiledKernel:
             offset = address - self.base - variable.address
             if -32 <= offset < variable.size + 32:
                 return f"byte {offset} of threadgroup memory `{variable.name}` of {variable.size} bytes"
-        slot, offset = divmod(address - runtime.library().sim_arena(), runtime.ARENA_SLOT_BYTES)
-        offset -= runtime.ARENA_LEAD_BYTES
-        if slot == runtime.MOST_BUFFERS:
+        slot, offset = divmod(address - native.library().sim_arena(), native.ARENA_SLOT_BYTES)
+        offset -= native.ARENA_LEAD_BYTES
+        if slot == native.MOST_BUFFERS:
             names = ", ".join(f"`{name}` of {dynamic_bytes[name]} bytes" for name in self.dynamic)
             return f"byte {offset} of dynamic threadgroup memory {names}"
         for name, index in self.buffers.items():
@@ -329,12 +331,12 @@ def compiled(source: Source, build: str) -> CompiledKernel:
 
 def _access(declaration: str) -> int:
     if re.search(r"\bconstant\b", declaration):
-        return runtime.CONSTANT
+        return native.CONSTANT
     pointee = re.split(r"[*&]", declaration)[0]
-    return runtime.READ_ONLY if re.search(r"\bconst\b", pointee) else runtime.WRITABLE
+    return native.READ_ONLY if re.search(r"\bconst\b", pointee) else native.WRITABLE
 
 
-def _fill(buffer: runtime.Buffer, access: int, argument: Argument, options: Options) -> np.ndarray:
+def _fill(buffer: native.Buffer, access: int, argument: Argument, options: Options) -> np.ndarray:
     array = argument.array
     assert array.flags.c_contiguous
     if argument.is_initialised:
@@ -347,7 +349,7 @@ def _fill(buffer: runtime.Buffer, access: int, argument: Argument, options: Opti
     return array
 
 
-def _counts(buffer: runtime.Buffer, options: Options) -> BufferCounts:
+def _counts(buffer: native.Buffer, options: Options) -> BufferCounts:
     return BufferCounts(
         loaded_bytes=buffer.loaded_bytes,
         stored_bytes=buffer.stored_bytes,

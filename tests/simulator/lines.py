@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from typing import Final
+
+from gptoss_mlx.metal import library
 
 _INCLUDE: Final = re.compile(r'^#include "(?P<name>\w+\.h)"$')
 
@@ -40,8 +41,7 @@ def _places(stem: str) -> list[tuple[str, int]]:
     included: set[str] = set()
 
     def places(name: str) -> Iterator[tuple[str, int]]:
-        text = (resources.files("gptoss_mlx.metal") / name).read_text("ascii")
-        for number, line in enumerate(text.split("\n"), 1):
+        for number, line in enumerate(library._read(name).split("\n"), 1):
             match = _INCLUDE.match(line)
             if match is None:
                 yield name, number

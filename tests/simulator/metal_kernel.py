@@ -82,6 +82,8 @@ class Input:
 
 def read_input(array: mx.array, contiguous: bool) -> Input:
     """`array` as numpy; where `contiguous` is False, with the strides and the memory that it has."""
+    if array.dtype not in TYPES:
+        raise TypeError(f"{array.dtype} is no type that a kernel of this project takes")
     viewed = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
     elements = np.asarray(viewed)
     if contiguous or elements.flags.c_contiguous:

@@ -95,6 +95,16 @@ struct packed_vec {
     SHIM constexpr packed_vec(vec<T, N> vector) {
         for (int i = 0; i < N; i++) values[i] = vector[i];
     }
+    // Out of an address space: one load.
+    template <class P, enable_if_t<!is_same_v<P, packed_vec> && is_same_v<bare<P>, packed_vec>, int> = 0>
+    SHIM packed_vec(const P& stored) {
+        const void* address = (const void*)&stored;
+#if __has_feature(thread_sanitizer)
+        sim_load(values, address, sizeof values);
+#else
+        __builtin_memcpy(values, address, sizeof values);
+#endif
+    }
     SHIM constexpr operator vec<T, N>() const {
         vec<T, N> vector;
         for (int i = 0; i < N; i++) vector[i] = values[i];
