@@ -1,0 +1,193 @@
+"""The trials of all kernels, one after the other, within a time budget.
+
+Owns: their order, the budget, and what happens when one raises. Does not own: what is tried (`trials`), the rules
+(`verdict`), the file (`store`).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+
+from gptoss_mlx.kernel_check.timing import THIS_MACHINE, Machine, time_pairs
+from gptoss_mlx.kernel_check.trials import Arrays, Case, Trial, make_joint_cases, make_trial
+from gptoss_mlx.kernel_check.verdict import Outcome, Result, Verdict, find_fault, judge_speed
+from gptoss_mlx.model import DecoderLayer, Model
+from gptoss_mlx.ops import Ops
+from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
+
+CHECK_SECONDS: Final = 9.0
+"""After this long nothing more is begun: with the last evaluation, a check takes ten seconds at most."""
+
+MakeOps = Callable[[frozenset[KernelClass]], Ops]
+"""The operations with these kernels, and the stock path for all others."""
+
+
+class KernelCheck:
+    """The check of a model's kernels: `run` it, and read `verdicts`, also after it was interrupted."""
+
+    def __init__(
+        self,
+        model: Model,
+        make_ops: MakeOps,
+        stock: Ops,
+        *,
+        machine: Machine = THIS_MACHINE,
+        seconds: float = CHECK_SECONDS,
+        known: Iterable[Verdict] = (),
+    ) -> None:
+        """`known` are verdicts of an earlier check, which are not tried again."""
+        self._model = model
+        self._make_ops = make_ops
+        self._stock = stock
+        self._machine = machine
+        self._seconds = seconds
+        self._verdicts = {verdict.kernel: verdict for verdict in known if verdict.outcome is not Outcome.UNREACHED}
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for each kernel that was tried, in the order of `KERNEL_CLASSES`; all of them after `run`."""
+        return tuple(self._verdicts[kernel] for kernel in KERNEL_CLASSES if kernel in self._verdicts)
+
+    def run(self, begin: Callable[[KernelClass | None], None] | None = None) -> tuple[Verdict, ...]:
+        """Tries every kernel that there is no verdict of yet, and gives all verdicts.
+
+        `begin` is called before each kernel is tried, and with None before those that were kept are tried together;
+        what it raises ends the check.
+        """
+        start = self._machine.clock()
+        time_ends = start + self._seconds
+        waiting = [kernel for kernel in KERNEL_CLASSES if kernel not in self._verdicts]
+        for done, kernel in enumerate(waiting):
+            now = self._machine.clock()
+            if now > time_ends:
+                self._verdicts[kernel] = _unreached(kernel)
+                continue
+            if begin is not None:
+                begin(kernel)
+            share_ends = now + (time_ends - now) / (len(waiting) - done)
+            self._verdicts[kernel] = self._try(kernel, share_ends, time_ends)
+        if waiting:
+            if begin is not None:
+                begin(None)
+            self._try_together()
+        return self.verdicts
+
+    def _try(self, kernel: KernelClass, share_ends: float, time_ends: float) -> Verdict:
+        """The verdict on one kernel. Whatever it raises is a reason to leave it out, and no more."""
+        ops = self._make_ops(frozenset({kernel}))
+        try:
+            trial = make_trial(self._model, kernel)
+            expected = self._expected(trial.cases, time_ends)
+        except Exception as error:
+            return Verdict(kernel, Outcome.FAILED, f"cannot be checked: the stock path raises {_words(error)}")
+        if expected is None:
+            return _unreached(kernel)
+        try:
+            return self._try_against(trial, ops, expected, share_ends, time_ends)
+        except Exception as error:
+            return Verdict(kernel, Outcome.FAILED, f"raises {_words(error)}")
+
+    def _try_against(
+        self,
+        trial: Trial,
+        ops: Ops,
+        expected: Sequence[tuple[list[Result], list[Result]]],
+        share_ends: float,
+        time_ends: float,
+    ) -> Verdict:
+        kernel, size = trial.kernel, trial.timed.size
+        worst = 0.0
+        for case, (stock, exact) in zip(trial.cases, expected, strict=True):
+            if self._machine.clock() > time_ends:
+                return _unreached(kernel)
+            fault, error = self._fault(case, ops, stock, exact)
+            worst = max(worst, error)
+            if fault is not None:
+                return Verdict(kernel, Outcome.WRONG, f"{fault} at size {case.size}", size, worst)
+        pairs = time_pairs(
+            trial.timed,
+            ops,
+            self._stock,
+            self._model.layers,
+            self._machine,
+            share_ends=share_ends,
+            time_ends=time_ends,
+        )
+        if not pairs:
+            return replace(_unreached(kernel), error=worst)
+        # Once more, now that it ran a hundred times: what is right only while the GPU is cold is not right.
+        fault, error = self._fault(trial.timed, ops, *expected[-1])
+        if fault is not None:
+            return Verdict(kernel, Outcome.WRONG, f"{fault} at size {size}, after it was timed", size, error)
+        return judge_speed(kernel, size, max(worst, error), pairs)
+
+    def _try_together(self) -> None:
+        """Leaves out all kernels where those that were kept are right one by one and wrong together."""
+        kept = frozenset(verdict.kernel for verdict in self.verdicts if verdict.kept)
+        if not kept:
+            return
+        ops = self._make_ops(kept)
+        try:
+            for case in make_joint_cases(self._model):
+                expected = self._expected([case], float("inf"))
+                assert expected is not None
+                fault, _ = self._fault(case, ops, *expected[0])
+                if fault is not None:
+                    break
+            else:
+                return
+        except Exception as error:
+            fault = f"raises {_words(error)}"
+        for kernel in kept:
+            reason = f"right by itself, but a decoder layer with all kernels together {fault}"
+            self._verdicts[kernel] = replace(self._verdicts[kernel], outcome=Outcome.WRONG, reason=reason)
+
+    def _expected(self, cases: Sequence[Case], time_ends: float) -> list[tuple[list[Result], list[Result]]] | None:
+        """For each case the stock path's results, and the reference's in float32; None when the time is up."""
+        expected = []
+        for case in cases:
+            if self._machine.clock() > time_ends:
+                return None
+            stock = self._results(case.call(self._stock, self._layer, case.inputs))
+            exact = self._results(case.in_float32(self._stock, self._layer))
+            expected.append((stock, exact))
+        return expected
+
+    def _fault(
+        self, case: Case, ops: Ops, stock: Sequence[Result], exact: Sequence[Result]
+    ) -> tuple[str | None, float]:
+        """What is wrong with the kernel's results in this case, or None; and its error."""
+        found = self._results(case.call(ops, self._layer, case.inputs))
+        again = self._results(case.call(ops, self._layer, case.inputs))
+        fault, error = find_fault(found, stock, [result.values for result in exact], _dtype_name(self._model.dtype))
+        if fault is None and not all(
+            np.array_equal(one.values, other.values) for one, other in zip(found, again, strict=True)
+        ):
+            fault = "gives other results for the same inputs"
+        return fault, error
+
+    def _results(self, arrays: Arrays) -> list[Result]:
+        self._machine.evaluate(arrays)
+        return [Result(np.array(array.astype(mx.float32)), _dtype_name(array.dtype)) for array in arrays]
+
+    @property
+    def _layer(self) -> DecoderLayer:
+        return self._model.layers[0]
+
+
+def _unreached(kernel: KernelClass) -> Verdict:
+    return Verdict(kernel, Outcome.UNREACHED, "the time for the check was up before it was tried")
+
+
+def _words(error: Exception) -> str:
+    """An exception in a few words: a compiler's message can be pages long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = next((line for line in lines if "error:" in line), lines[0] if lines else "")
+    return f"{type(error).__name__}: {telling[:200]}" if telling else type(error).__name__
+
+
+def _dtype_name(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")

@@ -1,0 +1,241 @@
+"""The file that keeps what a check found: one for each shape of model, believed only on the very same combination.
+
+    {
+      "format": "gptoss-mlx kernel check", "version": 1,
+      "combination": {"chip": "Apple M3 Max", …, "model": {"hidden_size": 2880, …}},
+      "trying": null,                                a kernel, while it is tried
+      "verdicts": {"norm_qkv_rope@1": {"outcome": "kept", "reason": "…", "ratio": 0.61, …}, …}
+    }
+
+A kernel that ends the whole process (a GPU fault does) is found by "trying": it was noted there, and nobody lived to
+write its verdict. Owns: the file and when it counts. Does not own: what is found (`run`), what is chosen (`choice`).
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.device import Device
+from gptoss_mlx.kernel_check.verdict import Outcome, Verdict
+from gptoss_mlx.model import Model
+from gptoss_mlx.ops import Projection, QuantizedLinear
+from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
+from gptoss_mlx.settings import kernels_folder
+
+FORMAT: Final = "gptoss-mlx kernel check"
+"""What the file calls itself."""
+
+VERSION: Final = 1
+"""The version that this code writes, and the only one that it reads."""
+
+SOURCE_PACKAGES: Final = ("gptoss_mlx.metal", "gptoss_mlx.ops", "gptoss_mlx.kernel_check")
+"""Whose files a verdict depends on: the kernels, what chooses and launches them, what they are compared with, how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """What a verdict holds for, and nothing else."""
+
+    chip: str
+    """Such as "Apple M3 Max"."""
+    architecture: str
+    """The GPU's family, such as "applegpu_g15s"."""
+    system: str
+    """The operating system with its version: the compiler of kernels comes with it."""
+    mlx: str
+    """MLX's version."""
+    sources: str
+    """sha256 of the kernels' sources."""
+    model: Mapping[str, Any]
+    """The model's shape: widths, heads, experts, quantisation, dtype."""
+
+    @property
+    def file(self) -> Path:
+        """Where the verdicts for this chip and this shape of model are kept."""
+        text = json.dumps([self.chip, self.architecture, dict(self.model)], sort_keys=True)
+        return kernels_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a file said that could be believed."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    """In the order of `KERNEL_CLASSES`; of kernels without one nothing is known."""
+    why_not: str | None = None
+    """One sentence about a file that was there and could not be believed."""
+
+
+def make_combination(model: Model, device: Device) -> Combination:
+    """What verdicts on `model`'s kernels on `device` hold for."""
+    return Combination(
+        chip=device.name,
+        architecture=device.architecture,
+        system=system_name(),
+        mlx=mx.__version__,
+        sources=sources_digest(),
+        model=model_shape(
+            model.config,
+            {
+                "qkv": storage(model.layers[0].attention.qkv),
+                "output": storage(model.layers[0].attention.output),
+                "router": storage(model.layers[0].experts.router),
+                "lm_head": storage(model.lm_head),
+            },
+            model.dtype,
+        ),
+    )
+
+
+def model_shape(config: ModelConfig, dense: Mapping[str, str], dtype: mx.Dtype) -> dict[str, Any]:
+    """All of a model that the speed and the code of kernels depend on; `dense` is how projections are stored."""
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "query_heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "experts": config.num_experts,
+        "experts_per_token": config.experts_per_token,
+        "window": config.sliding_window,
+        "vocabulary": config.vocab_size,
+        "dense": dict(dense),
+        "dtype": str(dtype).removeprefix("mlx.core."),
+    }
+
+
+def storage(linear: Projection) -> str:
+    """How a projection is stored, such as "bfloat16" or "8 bits in groups of 64"."""
+    if isinstance(linear, QuantizedLinear):
+        return f"{linear.bits} bits in groups of {linear.group_size}"
+    return str(linear.weight.dtype).removeprefix("mlx.core.")
+
+
+def system_name() -> str:
+    """The operating system with its version."""
+    release = platform.mac_ver()[0]
+    return f"macOS {release}" if release else f"{platform.system()} {platform.release()}"
+
+
+@cache
+def sources_digest() -> str:
+    """sha256 of every source that a verdict depends on."""
+    digest = hashlib.sha256()
+    for package in SOURCE_PACKAGES:
+        files = [entry for entry in resources.files(package).iterdir() if entry.name.endswith((".h", ".metal", ".py"))]
+        for entry in sorted(files, key=lambda entry: entry.name):
+            content = entry.read_bytes()
+            digest.update(f"{package}/{entry.name} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def read_verdicts(combination: Combination) -> Stored:
+    """What is known of the kernels on this combination; nothing where there is no file that can be believed."""
+    path = combination.file
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Stored()
+    except (OSError, UnicodeDecodeError) as error:
+        return Stored(why_not=f"{path} cannot be read ({error}); the kernels are checked anew")
+    try:
+        values = json.loads(text)
+        if values["format"] != FORMAT:
+            raise ValueError("it calls itself something else")
+        if values["version"] != VERSION:
+            found = values["version"]
+            return Stored(why_not=f"{path} is of version {found!r}, not {VERSION}; the kernels are checked anew")
+        changed = _changed_parts(values["combination"], combination)
+        if changed:
+            return Stored(why_not=f"{' and '.join(changed)} changed since the last check; the kernels are checked anew")
+        return Stored(_read_all(values))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return Stored(
+            why_not=f"{path} is damaged or no file of this program ({type(error).__name__}: {error}); "
+            "the kernels are checked anew"
+        )
+
+
+def write_verdicts(combination: Combination, verdicts: Iterable[Verdict], trying: KernelClass | None = None) -> None:
+    """Keeps the verdicts in place of what was kept before, and notes the kernel that is about to be tried.
+
+    Whoever reads at the same time finds the old file or the new one, whole. Raises `OSError` when it cannot be written.
+    """
+    found = {str(verdict.kernel): verdict for verdict in verdicts if verdict.outcome is not Outcome.UNREACHED}
+    values = {
+        "format": FORMAT,
+        "version": VERSION,
+        "combination": asdict(combination),
+        "trying": None if trying is None else str(trying),
+        "verdicts": {name: verdict_facts(verdict) for name, verdict in found.items()},
+    }
+    path = combination.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own for each process: two that check at once do not write into one file.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def verdict_facts(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON has it, without the kernel's name."""
+    facts = {
+        "outcome": verdict.outcome.value,
+        "reason": verdict.reason,
+        "size": verdict.size,
+        # JSON knows no infinity; a result that is not finite has no error to speak of.
+        "error": verdict.error if verdict.error is not None and math.isfinite(verdict.error) else None,
+        "kernel_seconds": verdict.kernel_seconds,
+        "stock_seconds": verdict.stock_seconds,
+        "ratio": verdict.ratio,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _read_all(values: Mapping[str, Any]) -> tuple[Verdict, ...]:
+    verdicts = {kernel: _read(kernel, values["verdicts"].get(str(kernel))) for kernel in KERNEL_CLASSES}
+    trying = values["trying"]
+    for kernel in KERNEL_CLASSES:
+        if str(kernel) == trying:
+            reason = "the program ended while it was tried; `gptoss check` tries it once more"
+            verdicts[kernel] = Verdict(kernel, Outcome.DIED, reason)
+    return tuple(verdict for verdict in verdicts.values() if verdict is not None)
+
+
+def _read(kernel: KernelClass, facts: Mapping[str, Any] | None) -> Verdict | None:
+    if facts is None:
+        return None
+    numbers = {key: facts.get(key) for key in ("error", "kernel_seconds", "stock_seconds", "ratio")}
+    for key, number in numbers.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise ValueError(f"{key} of {kernel} is {number!r}")
+    return Verdict(kernel, Outcome(facts["outcome"]), str(facts["reason"]), int(facts["size"]), **numbers)
+
+
+def _changed_parts(stored: Mapping[str, Any], combination: Combination) -> list[str]:
+    """Which parts of the combination are not those of the file, in words."""
+    names = {
+        "chip": "the chip",
+        "architecture": "the GPU",
+        "system": "the operating system",
+        "mlx": "MLX",
+        "sources": "the kernels' sources",
+        "model": "the model's shape",
+    }
+    return [words for key, words in names.items() if stored[key] != asdict(combination)[key]]
