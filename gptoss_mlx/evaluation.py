@@ -20,7 +20,7 @@ from gptoss_mlx.errors import HarmonyError
 from gptoss_mlx.generate import all_logits
 from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, ReasoningEffort, parse_tokens
 from gptoss_mlx.model import Model
-from gptoss_mlx.ops import Norm, Projection, ReferenceOps, use_ops
+from gptoss_mlx.ops import ExpertLinear, ReferenceOps, Routing, use_ops
 from gptoss_mlx.options import OptionArguments
 from gptoss_mlx.pocket.evaluate import AnswerAll, Prompt, Reply, Score, make_questions, score, summarise
 
@@ -140,14 +140,13 @@ class _CountingOps(ReferenceOps):
         self.visits = np.zeros((layers, experts), dtype=np.int64)
         self._calls = 0
 
-    def norm_router(
-        self, x: mx.array, norm: Norm, router: Projection, experts_per_token: int
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        normed, experts, weights = super().norm_router(x, norm, router, experts_per_token)
+    def expert_gate_up(
+        self, x: mx.array, routing: Routing, gate_up: ExpertLinear, limit: float, alpha: float
+    ) -> mx.array:
         layers, count = self.visits.shape
-        self.visits[self._calls % layers] += np.bincount(np.array(experts).reshape(-1), minlength=count)
+        self.visits[self._calls % layers] += np.bincount(np.array(routing.experts).reshape(-1), minlength=count)
         self._calls += 1
-        return normed, experts, weights
+        return super().expert_gate_up(x, routing, gate_up, limit, alpha)
 
 
 def expert_load_entropy(model: GptOss, sequences: Sequence[Sequence[int]]) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from gptoss_mlx.ops import ExpertLinear, Norm, Projection, current_ops, make_routing
+from gptoss_mlx.ops import ExpertLinear, Norm, Projection, Routing, current_ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Experts:
     def __call__(self, x: mx.array) -> mx.array:
         """`x` `[batch, seq, hidden]` plus its experts' weighted outputs."""
         ops = current_ops()
-        normed, experts, weights = ops.norm_router(x, self.norm, self.router, self.experts_per_token)
-        routing = make_routing(experts, weights)
+        normed, logits = ops.norm_router(x, self.norm, self.router)
+        routing = Routing(logits, self.experts_per_token)
         inner = ops.expert_gate_up(normed, routing, self.gate_up, self.swiglu_limit, self.swiglu_alpha)
         return ops.expert_down(inner, routing, self.down, x)

@@ -6,7 +6,7 @@ no GPU, Metal kernels where they are right and faster, or what a test put there 
 
 from gptoss_mlx.operands import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear, Rotation
 from gptoss_mlx.ops.cpu import CpuOps
-from gptoss_mlx.ops.interface import SORT_FROM_PAIRS, Ops, Routing, make_routing
+from gptoss_mlx.ops.interface import SORT_FROM_PAIRS, Ops, Routing
 from gptoss_mlx.ops.reference import ReferenceOps
 from gptoss_mlx.ops.selection import current_ops, use_ops
 
@@ -24,6 +24,5 @@ __all__ = [
     "Rotation",
     "Routing",
     "current_ops",
-    "make_routing",
     "use_ops",
 ]

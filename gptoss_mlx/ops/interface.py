@@ -12,8 +12,9 @@ how one is computed (`reference`, `cpu`), the order of a layer (`attention`, `mo
 steps (`cache`).
 """
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import mlx.core as mx
 
@@ -22,29 +23,63 @@ from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Projection, Rotation
 SORT_FROM_PAIRS: Final = 64
 """From this many (token, expert) pairs on, they are sorted by expert, so that one expert's weights are read once."""
 
+Table = TypeVar("Table")
 
-@dataclass(frozen=True, slots=True)
+
 class Routing:
-    """Which experts each token visits, and the order in which the (token, expert) pairs are worked off."""
+    """Which experts each token visits, and the order in which the (token, expert) pairs are worked off.
 
-    experts: mx.array
-    """uint32 `[batch, seq, experts_per_token]`, the strongest first."""
-    weights: mx.array
-    """float32 `[batch, seq, experts_per_token]`; each token's sum to 1."""
-    order: mx.array | None
-    """uint32 `[pairs]`: pairs (token * experts_per_token + choice) sorted by expert; None for their natural order."""
+    All follows from the router's logits. What an implementation asks for is computed by MLX then, once; a kernel that
+    chooses the experts from the logits itself asks for nothing.
+    """
+
+    def __init__(self, logits: mx.array, experts_per_token: int) -> None:
+        self.logits = logits
+        """The router's, float32 `[batch, seq, experts]`."""
+        self.experts_per_token = experts_per_token
+        """How many experts a token visits: those of the largest logits; of equal ones the lower."""
+        self._tables: dict[object, Any] = {}
 
     @property
+    def tokens(self) -> int:
+        """Tokens in all, of every sequence of the batch."""
+        return self.logits.size // self.logits.shape[-1]
+
+    @property
+    def pairs(self) -> int:
+        """(token, expert) pairs in all."""
+        return self.tokens * self.experts_per_token
+
+    @cached_property
+    def experts(self) -> mx.array:
+        """uint32 `[batch, seq, experts_per_token]`, the strongest first."""
+        # A stable sort of the negated logits: of equal ones the lower expert comes first.
+        return mx.argsort(-self.logits, axis=-1)[..., : self.experts_per_token]
+
+    @cached_property
+    def weights(self) -> mx.array:
+        """float32 `[batch, seq, experts_per_token]`, the softmax over the chosen experts; each token's sum to 1."""
+        return mx.softmax(mx.take_along_axis(self.logits, self.experts, axis=-1), axis=-1)
+
+    @cached_property
+    def order(self) -> mx.array | None:
+        """uint32 `[pairs]`: pairs (token * experts_per_token + choice) sorted by expert; None for their natural order.
+
+        They are sorted when that pays.
+        """
+        return mx.argsort(self.experts.reshape(-1)) if self.pairs >= SORT_FROM_PAIRS else None
+
+    @cached_property
     def pair_experts(self) -> mx.array:
         """The expert of each pair, uint32 `[pairs]`, in the order of work."""
         flat = self.experts.reshape(-1)
         return flat if self.order is None else flat[self.order]
 
-
-def make_routing(experts: mx.array, weights: mx.array) -> Routing:
-    """The routing for `experts` and `weights`, `[batch, seq, experts_per_token]`, its pairs sorted when that pays."""
-    order = mx.argsort(experts.reshape(-1)) if experts.size >= SORT_FROM_PAIRS else None
-    return Routing(experts, weights, order)
+    def table(self, key: object, make: Callable[[], Table]) -> Table:
+        """What `make` gives, made once for each `key`: how an implementation arranges the pairs for itself."""
+        if key not in self._tables:
+            self._tables[key] = make()
+        return cast(Table, self._tables[key])
 
 
 class Ops(Protocol):
@@ -115,20 +150,16 @@ class Ops(Protocol):
         """`residual + linear(x)`, `[batch, seq, hidden]`."""
         ...
 
-    def norm_router(
-        self, x: mx.array, norm: Norm, router: Projection, experts_per_token: int
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        """The normed `x`, each token's strongest experts (uint32) and their softmax weights (float32).
-
-        Experts and weights are `[batch, seq, experts_per_token]`, the strongest first; of equal logits the lower
-        expert.
-        """
+    def norm_router(self, x: mx.array, norm: Norm, router: Projection) -> tuple[mx.array, mx.array]:
+        """The normed `x` and the router's logits for it, float32 `[batch, seq, experts]`."""
         ...
 
     def expert_gate_up(
         self, x: mx.array, routing: Routing, gate_up: ExpertLinear, limit: float, alpha: float
     ) -> mx.array:
-        """Each pair's activation inside its expert, `[pairs, intermediate]`, in the routing's order of work.
+        """Each pair's activation inside its expert, `[pairs, intermediate]`, for this implementation's `expert_down`.
+
+        The order of the pairs is `routing.order`, or another that the implementation keeps in `routing.table`.
 
         `gate_up` has gate in its even rows and up in its odd ones; gate is clamped to at most `limit`, up to
         [-limit, limit], and the result is `gate * sigmoid(alpha * gate) * (up + 1)`.

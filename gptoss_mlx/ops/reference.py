@@ -72,20 +72,14 @@ class ReferenceOps:
     def linear_residual(self, x: mx.array, linear: Projection, residual: mx.array) -> mx.array:
         return residual + self._project(x, linear)
 
-    def norm_router(
-        self, x: mx.array, norm: Norm, router: Projection, experts_per_token: int
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    def norm_router(self, x: mx.array, norm: Norm, router: Projection) -> tuple[mx.array, mx.array]:
         normed = _norm(x, norm)
-        logits = self._project(normed, router).astype(mx.float32)
-        # A stable sort of the negated logits: of equal ones the lower expert comes first.
-        experts = mx.argsort(-logits, axis=-1)[..., :experts_per_token]
-        weights = mx.softmax(mx.take_along_axis(logits, experts, axis=-1), axis=-1)
-        return normed, experts, weights
+        return normed, self._project(normed, router).astype(mx.float32)
 
     def expert_gate_up(
         self, x: mx.array, routing: Routing, gate_up: ExpertLinear, limit: float, alpha: float
     ) -> mx.array:
-        choices = routing.experts.shape[-1]
+        choices = routing.experts_per_token
         tokens = x.reshape(-1, x.shape[-1])
         pairs = mx.repeat(tokens, choices, axis=0) if routing.order is None else tokens[routing.order // choices]
         both = self._route_pairs(pairs, routing, gate_up)
@@ -119,10 +113,8 @@ class ReferenceOps:
         return mx.addmm(linear.bias, x, linear.weight.T)
 
     def _route_pairs(self, pairs: mx.array, routing: Routing, linear: ExpertLinear) -> mx.array:
-        tokens = routing.experts.size // routing.experts.shape[-1]
-        return self._project_pairs(
-            pairs, routing.pair_experts, linear, tokens=tokens, ordered=routing.order is not None
-        )
+        ordered = routing.order is not None
+        return self._project_pairs(pairs, routing.pair_experts, linear, tokens=routing.tokens, ordered=ordered)
 
     def _project_pairs(
         self, pairs: mx.array, experts: mx.array, linear: ExpertLinear, *, tokens: int, ordered: bool

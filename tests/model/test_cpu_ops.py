@@ -20,11 +20,11 @@ from gptoss_mlx.ops import (
     cpu,
     cpu_attention,
     expand,
-    make_routing,
     threads,
 )
 from tests import reference
 from tests.model.implementations import BLAS_ALWAYS, STREAMS_ALWAYS, implementations
+from tests.routing import routing_to
 from tests.tolerances import assert_close, relative_errors
 
 HEADS = Heads(query=6, kv=2, dim=16)
@@ -113,7 +113,7 @@ def test_experts_with_uneven_loads(ops: Ops, load: str, dtype: mx.Dtype, thread_
     blocks = rng.integers(0, 256, (8, 37, 3, 16), dtype=np.uint8)
     scales = rng.integers(122, 126, (8, 37, 3), dtype=np.uint8)
     bias = normal(8, 37, seed=2)
-    routing = make_routing(mx.array(chosen.astype(np.uint32))[None, :, None], mx.ones((1, len(chosen), 1)))
+    routing = routing_to(chosen[:, None], np.ones((len(chosen), 1)), experts=8)
     order = np.arange(len(chosen)) if routing.order is None else np.array(routing.order)
     inner = mx.array(normal(len(chosen), 96, seed=3)).astype(dtype)
     out = ops.expert_down(inner, routing, packed(blocks, scales, bias), mx.zeros((1, len(chosen), 37), dtype=dtype))
@@ -169,7 +169,7 @@ def test_nobody_waits_for_the_choice_of_experts_of_few_tokens(monkeypatch: pytes
     monkeypatch.setattr(CpuOps, "_project_by_expert", counted)
     down = packed(np.zeros((8, 32, 2, 16), dtype=np.uint8), np.zeros((8, 32, 2), dtype=np.uint8), np.zeros((8, 32)))
     for tokens in (1, 2, 3, 4):
-        routing = make_routing(mx.array([[[0, 1, 2, 3]] * tokens], dtype=mx.uint32), mx.ones((1, tokens, 4)))
+        routing = routing_to(np.array([[0, 1, 2, 3]] * tokens), np.full((tokens, 4), 0.25), experts=8)
         CpuOps(expand_from_pairs=3).expert_down(mx.ones((4 * tokens, 64)), routing, down, mx.zeros((1, tokens, 32)))
     assert waited == [12, 16]
 
@@ -207,11 +207,11 @@ def test_any_thread_may_compute_and_several_at_once(ops: Ops) -> None:
     blocks = np.random.default_rng(1).integers(0, 256, (8, 64, 3, 16), dtype=np.uint8)
     down = packed(blocks, np.full((8, 64, 3), 124, dtype=np.uint8), normal(8, 64))
     weights = Linear(mx.array(normal(64, 64))), QuantizedLinear(*mx.quantize(mx.array(normal(64, 64)), 32, 8), 8, 32)
-    experts, inner = mx.array([[[1, 5, 6, 2]]], dtype=mx.uint32), mx.array(normal(4, 96))
+    experts, inner = np.array([[1, 5, 6, 2]]), mx.array(normal(4, 96))
     mx.eval(down.blocks, weights[1].weight, weights[1].scales, weights[1].biases)
 
     def compute() -> np.ndarray:
-        routing = make_routing(experts, mx.full((1, 1, 4), 0.25))
+        routing = routing_to(experts, np.array([[0.4, 0.3, 0.2, 0.1]]), experts=8)
         x = ops.expert_down(inner, routing, down, mx.zeros((1, 1, 64)))
         for linear in weights:
             x = ops.linear_residual(x, linear, x)

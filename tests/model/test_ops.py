@@ -19,13 +19,14 @@ from gptoss_mlx.ops import (
     Projection,
     ReferenceOps,
     Rotation,
+    Routing,
     current_ops,
-    make_routing,
     use_ops,
 )
 from tests import reference
 from tests.model.conftest import LoadedCase
 from tests.model.implementations import implementations
+from tests.routing import routing_to
 from tests.tolerances import assert_close, relative_errors
 
 LENGTHS = [1, 2, 31, 32, 33, 127, 128, 129, 300]
@@ -153,32 +154,28 @@ def test_linear_residual(ops: Ops, length: int, width: int) -> None:
 def test_norm_router(ops: Ops, length: int, experts: int) -> None:
     x, weight = normal(1, length, 96), normal(96, seed=1) + 1
     router, bias = normal(experts, 96, seed=2), normal(experts, seed=3)
-    normed, chosen, weights = ops.norm_router(
-        mx.array(x), Norm(mx.array(weight), 1e-5), Linear(mx.array(router), mx.array(bias)), 4
+    normed, logits = ops.norm_router(
+        mx.array(x), Norm(mx.array(weight), 1e-5), Linear(mx.array(router), mx.array(bias))
     )
+    routing = Routing(logits, 4)
     expected = reference.rms_norm(x[0].astype(np.float64), weight, 1e-5)
     assert_close(normed[0], expected)
     expected_chosen, expected_weights = reference.route(expected @ router.T.astype(np.float64) + bias, 4)
-    np.testing.assert_array_equal(np.array(chosen[0]), expected_chosen)
-    np.testing.assert_allclose(np.array(weights[0]), expected_weights, atol=1e-4)
-    assert weights.dtype == mx.float32
+    np.testing.assert_array_equal(np.array(routing.experts[0]), expected_chosen)
+    np.testing.assert_allclose(np.array(routing.weights[0]), expected_weights, atol=1e-4)
+    assert logits.dtype == routing.weights.dtype == mx.float32
 
 
 def test_of_equal_router_logits_the_lower_expert_wins(ops: Ops) -> None:
     bias = np.zeros(128, dtype=np.float32)
     bias[[90, 17, 63]] = 1.0
     router = Linear(mx.zeros((128, 32)), mx.array(bias))
-    _, chosen, weights = ops.norm_router(mx.ones((1, 3, 32)), Norm(mx.ones(32), 1e-5), router, 5)
-    assert chosen[0].tolist() == [[17, 63, 90, 0, 1]] * 3
+    _, logits = ops.norm_router(mx.ones((1, 3, 32)), Norm(mx.ones(32), 1e-5), router)
+    routing = Routing(logits, 5)
+    assert routing.experts[0].tolist() == [[17, 63, 90, 0, 1]] * 3
     np.testing.assert_allclose(
-        np.array(weights[0, 0]), np.exp([1, 1, 1, 0, 0]) / np.exp([1, 1, 1, 0, 0]).sum(), rtol=1e-6
+        np.array(routing.weights[0, 0]), np.exp([1, 1, 1, 0, 0]) / np.exp([1, 1, 1, 0, 0]).sum(), rtol=1e-6
     )
-
-
-def expert_pairs(chosen: np.ndarray) -> np.ndarray:
-    """The pairs in the order in which the routing works them off, as indices token * choices + choice."""
-    routing = make_routing(mx.array(chosen.astype(np.uint32))[None], mx.zeros((1, *chosen.shape)))
-    return np.arange(chosen.size) if routing.order is None else np.array(routing.order)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -198,10 +195,10 @@ def check_experts(ops: Ops, chosen: np.ndarray, experts: int, width: int) -> Non
     length, inner_width = len(chosen), 96
     x, residual = normal(1, length, width), normal(1, length, width, seed=9)
     weights = np.abs(normal(length, 4, seed=8)) + 0.1
-    weights /= weights.sum(axis=-1, keepdims=True)
+    weights = -np.sort(-weights / weights.sum(axis=-1, keepdims=True), axis=-1)
     gate_up, gate_up_values, gate_up_bias = experts_of(experts, 2 * inner_width, width)
     down, down_values, down_bias = experts_of(experts, width, inner_width, seed=7)
-    routing = make_routing(mx.array(chosen.astype(np.uint32))[None], mx.array(weights)[None])
+    routing = routing_to(chosen, weights, experts)
     assert (routing.order is None) == (chosen.size < SORT_FROM_PAIRS)
 
     inner = ops.expert_gate_up(mx.array(x), routing, gate_up, 2.0, 1.702)
@@ -214,7 +211,8 @@ def check_experts(ops: Ops, chosen: np.ndarray, experts: int, width: int) -> Non
             for token in range(length)
         ]
     )
-    assert_close(inner, expected_inner.reshape(-1, inner_width)[expert_pairs(chosen)])
+    order = np.arange(chosen.size) if routing.order is None else np.array(routing.order)
+    assert_close(inner, expected_inner.reshape(-1, inner_width)[order])
 
     out = ops.expert_down(inner, routing, down, mx.array(residual))
     expected = residual[0].astype(np.float64)
@@ -230,12 +228,12 @@ def test_experts_at_the_edges_of_the_scale(ops: Ops, scale: int) -> None:
     scales = np.full((4, 8, 2), scale, dtype=np.uint8)
     words = mx.array(blocks).view(mx.uint32).reshape(4, 8, 8)
     down = ExpertLinear(words, mx.array(scales), mx.zeros((4, 8)))
-    routing = make_routing(mx.array([[[2, 0]]], dtype=mx.uint32), mx.array([[[0.25, 0.75]]]))
+    routing = routing_to(np.array([[2, 0]]), np.array([[0.75, 0.25]]), experts=4)
     # Large inputs bring subnormal weights back into float32's range.
     inner = normal(2, 64, std=2.0**100 if scale < 2 else 1.0)
     out = ops.expert_down(mx.array(inner), routing, down, mx.zeros((1, 1, 8)))
     values = dequantize(blocks, scales).astype(np.float64)
-    assert_close(out[0, 0], 0.25 * values[2] @ inner[0] + 0.75 * values[0] @ inner[1])
+    assert_close(out[0, 0], 0.75 * values[2] @ inner[0] + 0.25 * values[0] @ inner[1])
 
 
 @pytest.mark.parametrize("length", [1, 33])

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.ops import Heads, Linear, Norm, Ops, QuantizedLinear, Rotation
+from gptoss_mlx.ops import Heads, Linear, Norm, Ops, QuantizedLinear, Rotation, Routing
 from tests import reference
 from tests.model.implementations import implementations
 from tests.tolerances import assert_close
@@ -76,10 +76,10 @@ def test_router_and_lm_head(ops: Ops, rows: int, bits: int) -> None:
     logits = ops.norm_lm_head(mx.array(x), norm, linear)
     assert logits.dtype == mx.float32
     assert_close(logits[0], normed @ weight.T)
-    _, chosen, weights = ops.norm_router(mx.array(x), norm, linear, 4)
+    routing = Routing(ops.norm_router(mx.array(x), norm, linear)[1], 4)
     expected_chosen, expected_weights = reference.route(normed @ weight.T, 4)
-    np.testing.assert_array_equal(np.array(chosen[0]), expected_chosen)
-    np.testing.assert_allclose(np.array(weights[0]), expected_weights, atol=1e-4)
+    np.testing.assert_array_equal(np.array(routing.experts[0]), expected_chosen)
+    np.testing.assert_allclose(np.array(routing.weights[0]), expected_weights, atol=1e-4)
 
 
 @pytest.mark.parametrize("ops", implementations())
