@@ -13,7 +13,7 @@ import numpy as np
 
 from gptoss_mlx.kernel_check.timing import THIS_MACHINE, Machine, time_pairs
 from gptoss_mlx.kernel_check.trials import Arrays, Case, Trial, make_joint_cases, make_trial
-from gptoss_mlx.kernel_check.verdict import Outcome, Result, Verdict, find_fault, judge_speed
+from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Result, Verdict, find_fault, judge_speed
 from gptoss_mlx.model import DecoderLayer, Model
 from gptoss_mlx.ops import Ops
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
@@ -51,11 +51,11 @@ class KernelCheck:
         """One for each kernel that was tried, in the order of `KERNEL_CLASSES`; all of them after `run`."""
         return tuple(self._verdicts[kernel] for kernel in KERNEL_CLASSES if kernel in self._verdicts)
 
-    def run(self, begin: Callable[[KernelClass | None], None] | None = None) -> tuple[Verdict, ...]:
-        """Tries every kernel that there is no verdict of yet, and gives all verdicts.
+    def run(self, begin: Callable[[KernelClass], None]) -> tuple[Verdict, ...]:
+        """Tries every kernel that there is no verdict on yet, and gives all verdicts.
 
-        `begin` is called before each kernel is tried, and with None before those that were kept are tried together;
-        what it raises ends the check.
+        `begin` is called with each kernel before it is tried, and with `TOGETHER` before those that were kept are
+        tried together; what it raises ends the check.
         """
         start = self._machine.clock()
         time_ends = start + self._seconds
@@ -65,13 +65,11 @@ class KernelCheck:
             if now > time_ends:
                 self._verdicts[kernel] = _unreached(kernel)
                 continue
-            if begin is not None:
-                begin(kernel)
+            begin(kernel)
             share_ends = now + (time_ends - now) / (len(waiting) - done)
             self._verdicts[kernel] = self._try(kernel, share_ends, time_ends)
         if waiting:
-            if begin is not None:
-                begin(None)
+            begin(TOGETHER)
             self._try_together()
         return self.verdicts
 
@@ -142,7 +140,7 @@ class KernelCheck:
         except Exception as error:
             fault = f"raises {_words(error)}"
         for kernel in kept:
-            reason = f"right by itself, but a decoder layer with all kernels together {fault}"
+            reason = f"is right by itself, but all kernels together: {fault}"
             self._verdicts[kernel] = replace(self._verdicts[kernel], outcome=Outcome.WRONG, reason=reason)
 
     def _expected(self, cases: Sequence[Case], time_ends: float) -> list[tuple[list[Result], list[Result]]] | None:
@@ -179,7 +177,7 @@ class KernelCheck:
 
 
 def _unreached(kernel: KernelClass) -> Verdict:
-    return Verdict(kernel, Outcome.UNREACHED, "the time for the check was up before it was tried")
+    return Verdict(kernel, Outcome.UNREACHED, "was not tried: the time for the check was up")
 
 
 def _words(error: Exception) -> str:

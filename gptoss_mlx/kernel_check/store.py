@@ -12,6 +12,7 @@ write its verdict. Owns: the file and when it counts. Does not own: what is foun
 """
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -27,7 +28,7 @@ import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device
-from gptoss_mlx.kernel_check.verdict import Outcome, Verdict
+from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Verdict
 from gptoss_mlx.model import Model
 from gptoss_mlx.ops import Projection, QuantizedLinear
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
@@ -73,6 +74,8 @@ class Stored:
 
     verdicts: tuple[Verdict, ...] = ()
     """In the order of `KERNEL_CLASSES`; of kernels without one nothing is known."""
+    died: frozenset[KernelClass] = frozenset()
+    """Those whose verdict is that the process ended while they were tried, which the file did not say yet."""
     why_not: str | None = None
     """One sentence about a file that was there and could not be believed."""
 
@@ -83,7 +86,7 @@ def make_combination(model: Model, device: Device) -> Combination:
         chip=device.name,
         architecture=device.architecture,
         system=system_name(),
-        mlx=mx.__version__,
+        mlx=importlib.metadata.version("mlx"),
         sources=sources_digest(),
         model=model_shape(
             model.config,
@@ -160,7 +163,7 @@ def read_verdicts(combination: Combination) -> Stored:
         changed = _changed_parts(values["combination"], combination)
         if changed:
             return Stored(why_not=f"{' and '.join(changed)} changed since the last check; the kernels are checked anew")
-        return Stored(_read_all(values))
+        return _read_all(values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Stored(
             why_not=f"{path} is damaged or no file of this program ({type(error).__name__}: {error}); "
@@ -208,14 +211,18 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value is not None}
 
 
-def _read_all(values: Mapping[str, Any]) -> tuple[Verdict, ...]:
-    verdicts = {kernel: _read(kernel, values["verdicts"].get(str(kernel))) for kernel in KERNEL_CLASSES}
+def _read_all(values: Mapping[str, Any]) -> Stored:
+    found = {kernel: _read(kernel, values["verdicts"].get(str(kernel))) for kernel in KERNEL_CLASSES}
+    verdicts = {kernel: verdict for kernel, verdict in found.items() if verdict is not None}
     trying = values["trying"]
-    for kernel in KERNEL_CLASSES:
-        if str(kernel) == trying:
-            reason = "the program ended while it was tried; `gptoss check` tries it once more"
-            verdicts[kernel] = Verdict(kernel, Outcome.DIED, reason)
-    return tuple(verdict for verdict in verdicts.values() if verdict is not None)
+    if trying == str(TOGETHER):
+        died = frozenset(kernel for kernel, verdict in verdicts.items() if verdict.kept)
+        reason = "was in use when the program ended while kernels were tried together; `gptoss check` tries once more"
+    else:
+        died = frozenset(kernel for kernel in KERNEL_CLASSES if str(kernel) == trying)
+        reason = "was being tried when the program ended; `gptoss check` tries it once more"
+    verdicts |= {kernel: Verdict(kernel, Outcome.DIED, reason) for kernel in died}
+    return Stored(tuple(verdicts[kernel] for kernel in KERNEL_CLASSES if kernel in verdicts), died)
 
 
 def _read(kernel: KernelClass, facts: Mapping[str, Any] | None) -> Verdict | None:

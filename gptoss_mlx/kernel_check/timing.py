@@ -98,9 +98,7 @@ def time_pairs(
     return pairs
 
 
-def _warm_up(
-    sample: Callable[[Ops, int], float], kernel: Ops, stock: Ops, machine: Machine, time_ends: float
-) -> int:
+def _warm_up(sample: Callable[[Ops, int], float], kernel: Ops, stock: Ops, machine: Machine, time_ends: float) -> int:
     """Runs both until a sample of the faster one is long enough, which also warms them up; how many calls that is."""
     calls = 1
     while machine.clock() <= time_ends:

@@ -9,6 +9,7 @@ is timed (`timing`).
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, TypeAlias
@@ -17,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.model import DecoderLayer, Model
-from gptoss_mlx.ops import Linear, Ops, Projection, QuantizedLinear, Rotation, Routing
+from gptoss_mlx.ops import Linear, Ops, Projection, QuantizedLinear, ReferenceOps, Rotation, Routing
 from gptoss_mlx.ops.kernel_classes import KernelClass
 from gptoss_mlx.rope import YarnRope
 
@@ -184,8 +185,8 @@ class _Maker:
             attended, residual = inputs
             return (ops.linear_residual(attended, layer.attention.output, residual),)
 
-        heads = self._config.num_attention_heads * self._config.head_dim
-        return Case(tokens, (self._normal(1, tokens, heads), self._hidden(tokens)), call)
+        attended = self._normal(1, tokens, self._config.num_attention_heads * self._config.head_dim)
+        return Case(tokens, self._with_residual(call, attended), call)
 
     def norm_router(self, tokens: int) -> Case:
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
@@ -197,10 +198,7 @@ class _Maker:
         routing = self._ready_routing(tokens)
 
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
-            experts = layer.experts
-            return (
-                ops.expert_gate_up(inputs[0], routing, experts.gate_up, experts.swiglu_limit, experts.swiglu_alpha),
-            )
+            return (_gate_up(ops, layer, copy(routing), inputs[0]),)
 
         return Case(tokens, (self._hidden(tokens),), call)
 
@@ -209,10 +207,10 @@ class _Maker:
 
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
             inner, residual = inputs
-            return (ops.expert_down(inner, routing, layer.experts.down, residual),)
+            return (ops.expert_down(inner, copy(routing), layer.experts.down, residual),)
 
         inner = self._normal(routing.pairs, self._config.intermediate_size)
-        return Case(tokens, (inner, self._hidden(tokens)), call)
+        return Case(tokens, self._with_residual(call, inner), call)
 
     def grouped_experts(self, tokens: int) -> Case:
         choices = self._config.experts_per_token
@@ -222,7 +220,7 @@ class _Maker:
             logits, normed, residual = inputs
             return _experts(ops, layer, Routing(logits, choices), normed, residual)
 
-        return Case(tokens, (self._logits(tokens), self._hidden(tokens), self._hidden(tokens)), call)
+        return Case(tokens, self._with_residual(call, self._logits(tokens), self._hidden(tokens)), call)
 
     def norm_lm_head(self, tokens: int) -> Case:
         norm, lm_head = self._model.norm, self._model.lm_head
@@ -250,7 +248,7 @@ class _Maker:
             attended, ring = ops.ring_attention(q, rows, ring, position, attention.sinks, attention.heads)
             return ops.linear_residual(attended, attention.output, x), ring
 
-        return Case(position, (self._hidden(1), self._rows(self._config.sliding_window)), call)
+        return Case(position, (self._stream(1), self._rows(self._config.sliding_window)), call)
 
     def full_half(self, keys: int) -> Case:
         """One token through norm_qkv_rope, the cache, full_attention and linear_residual."""
@@ -264,7 +262,7 @@ class _Maker:
             attended = ops.full_attention(q, kv, keys, attention.sinks, attention.heads)
             return (ops.linear_residual(attended, attention.output, x),)
 
-        return Case(keys, (self._hidden(1), self._rows(keys + 20)), call)
+        return Case(keys, (self._stream(1), self._rows(keys + 20)), call)
 
     def experts_half(self, tokens: int) -> Case:
         """Tokens through norm_router, expert_gate_up and expert_down."""
@@ -275,7 +273,7 @@ class _Maker:
             normed, _ = ops.norm_router(x, layer.experts.norm, layer.experts.router)
             return _experts(ops, layer, Routing(logits, choices), normed, x)
 
-        return Case(tokens, (self._hidden(tokens), self._logits(tokens)), call)
+        return Case(tokens, (self._stream(tokens), self._logits(tokens)), call)
 
     def _causal(self, tokens: int, history: int, size: int) -> Case:
         length = history + tokens
@@ -289,6 +287,18 @@ class _Maker:
 
     def _hidden(self, tokens: int) -> mx.array:
         return self._normal(1, tokens, self._config.hidden_size)
+
+    def _stream(self, tokens: int) -> mx.array:
+        """A residual stream that does not drown what half a layer adds to it."""
+        return self._normal(1, tokens, self._config.hidden_size, std=0.1)
+
+    def _with_residual(self, call: Call, *inputs: mx.array) -> Arrays:
+        """`inputs` and a residual of the size of what `call` adds to it, so that neither hides a fault of the other."""
+        tokens = 1 if inputs[0].ndim < 3 else inputs[0].shape[1]
+        nothing = mx.zeros((1, tokens, self._config.hidden_size), dtype=self._model.dtype)
+        (added,) = call(ReferenceOps(), self._model.layers[0], (*inputs, nothing))
+        size = float(mx.sqrt(mx.square(added.astype(mx.float32)).mean()))
+        return (*inputs, self._normal(1, tokens, self._config.hidden_size, std=size))
 
     def _queries(self, tokens: int) -> mx.array:
         # So that scores are of size 1 to 3 and the softmax is neither flat nor a choice of one key.
@@ -305,7 +315,8 @@ class _Maker:
 
     def _ready_routing(self, tokens: int) -> Routing:
         """A routing whose tables are there: computing them is charged to no kernel of a single token, so that none
-        wins by sparing what another operation then needs all the same.
+        wins by sparing what another operation then needs all the same. To be copied for each call: an implementation
+        may note in it what is its own.
         """
         routing = Routing(self._logits(tokens), self._config.experts_per_token)
         mx.eval(routing.logits, routing.experts, routing.weights, routing.pair_experts)
@@ -330,15 +341,19 @@ def row_parts(linear: Projection, rows: int) -> Sequence[Projection]:
 
 def _rows_of(linear: Projection, start: int, stop: int) -> Projection:
     if isinstance(linear, QuantizedLinear):
-        parts = (array[start:stop] for array in (linear.weight, linear.scales, linear.biases))
-        return QuantizedLinear(*parts, bits=linear.bits, group_size=linear.group_size)
+        weight, scales, offsets = linear.weight[start:stop], linear.scales[start:stop], linear.biases[start:stop]
+        return QuantizedLinear(weight, scales, offsets, linear.bits, linear.group_size)
     return Linear(linear.weight[start:stop])
 
 
 def _experts(ops: Ops, layer: DecoderLayer, routing: Routing, normed: mx.array, residual: mx.array) -> Arrays:
+    inner = _gate_up(ops, layer, routing, normed)
+    return (ops.expert_down(inner, routing, layer.experts.down, residual),)
+
+
+def _gate_up(ops: Ops, layer: DecoderLayer, routing: Routing, normed: mx.array) -> mx.array:
     experts = layer.experts
-    inner = ops.expert_gate_up(normed, routing, experts.gate_up, experts.swiglu_limit, experts.swiglu_alpha)
-    return (ops.expert_down(inner, routing, experts.down, residual),)
+    return ops.expert_gate_up(normed, routing, experts.gate_up, experts.swiglu_limit, experts.swiglu_alpha)
 
 
 @cache

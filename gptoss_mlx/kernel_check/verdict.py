@@ -34,6 +34,10 @@ MUST_TAKE: Final = 0.98
 """A kernel is faster when it takes at most this share of the stock path's time: less is lost in the scatter."""
 
 
+TOGETHER: Final = KernelClass("all_together", 1)
+"""Stands for the kernels that were kept, tried together."""
+
+
 class Outcome(StrEnum):
     """What became of one kernel at one class of sizes."""
 
@@ -58,7 +62,7 @@ class Verdict:
     kernel: KernelClass
     outcome: Outcome
     reason: str
-    """For people, without the kernel's name."""
+    """For people: a sentence whose subject is the kernel."""
     size: int = 0
     """At which it was timed, in the unit of its class."""
     error: float | None = None
@@ -79,9 +83,6 @@ class Verdict:
     def faulty(self) -> bool:
         """Whether the kernel is not as it should be, rather than not worth its while here."""
         return self.outcome in (Outcome.WRONG, Outcome.FAILED, Outcome.DIED)
-
-    def __str__(self) -> str:
-        return f"{self.kernel}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,9 @@ def judge_speed(kernel: KernelClass, size: int, error: float, pairs: Sequence[tu
     mine, theirs = (float(np.median(times)) for times in zip(*pairs, strict=True))
     ratio = float(np.median([own / other for own, other in pairs]))
     if ratio <= MUST_TAKE:
-        outcome, reason = Outcome.KEPT, f"right, and takes {ratio:.2f} of the stock path's time"
+        outcome, reason = Outcome.KEPT, f"is right, and takes {ratio:.2f} of the stock path's time"
     else:
-        outcome, reason = Outcome.SLOWER, f"takes {ratio:.2f} of the stock path's time: not faster on this GPU"
+        outcome, reason = Outcome.SLOWER, f"takes {ratio:.2f} of the stock path's time, which is not faster"
     return Verdict(kernel, outcome, reason, size, error, mine, theirs, ratio)
 
 
