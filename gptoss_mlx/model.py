@@ -5,29 +5,27 @@ tokens (`generate`), or text.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal, TypeAlias
 
 import mlx.core as mx
 
-from gptoss_mlx.attention import Attention
-from gptoss_mlx.cache import FullLayerCache, KVCache, SlidingLayerCache
+from gptoss_mlx.cache import KVCache
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.errors import ContextOverflow
-from gptoss_mlx.moe import Experts
-from gptoss_mlx.ops import Norm, Projection, Rotation, current_ops
+from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, current_ops
+from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
 
+RECORDED_KEYS: Final = 256
+"""Lengths that share a recorded step: up to the next multiple of this."""
 
-@dataclass(frozen=True, slots=True)
-class DecoderLayer:
-    """Attention, then experts, each added to the residual stream."""
+RECORDED_STEPS: Final = 4
+"""Recorded steps that are kept: for tokens and for logits, of this length and of another conversation's."""
 
-    attention: Attention
-    experts: Experts
-
-    def __call__(self, x: mx.array, cache: FullLayerCache | SlidingLayerCache, rotation: Rotation) -> mx.array:
-        """The residual stream `[batch, seq, hidden]` after this layer."""
-        return self.experts(self.attention(x, cache, rotation))
+Wanted: TypeAlias = Literal["logits", "last_logits", "last_token"]
+"""What of a pass is wanted: logits after every token, after the last one, or the most probable token after that."""
 
 
 class Model:
@@ -56,6 +54,7 @@ class Model:
         self.dtype = dtype
         """The dtype of activations and of the KV cache."""
         self._rope = YarnRope(config.head_dim, config.rope)
+        self._recorded: dict[tuple[Ops, int, Wanted], RecordedStep | None] = {}
 
     @property
     def runs_apart(self) -> bool:
@@ -73,18 +72,62 @@ class Model:
         takes them in. Where the model runs apart, nothing is computed before the result, or `cache.arrays`, is
         evaluated. Raises `ContextOverflow` when they would pass `max_position_embeddings`.
         """
+        return self._read(tokens, cache, "last_logits" if last_only else "logits")
+
+    def most_probable(self, tokens: mx.array, cache: KVCache | None = None) -> mx.array:
+        """The most probable token after `tokens`, uint32 `[batch, 1]`; of equals the lowest id. Else like a call."""
+        return self._read(tokens, cache, "last_token")
+
+    def _read(self, tokens: mx.array, cache: KVCache | None, wanted: Wanted) -> mx.array:
         cache = self.make_cache() if cache is None else cache
         offset, seq = cache.offset, tokens.shape[1]
         if offset + seq > self.config.max_position_embeddings:
             raise ContextOverflow(offset + seq, self.config.max_position_embeddings)
         before = cache.snapshot()
         try:
-            rotation = self._rope.rotation(offset, seq)
-            x = current_ops().embed(tokens, self.embedding, self.dtype)
+            place = Place(Position.at(offset), Position.at(offset + seq), self._rope.rotation(offset, seq))
+            # An empty cache has no rings that a recorded step could take.
+            step = self._recorded_step(cache, place, wanted) if tokens.size == 1 and offset else None
+            if step is not None:
+                return step(tokens, cache, place)
+            x = _embed(tokens, self.embedding, self.dtype)
             for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-                x = layer(x, layer_cache, rotation)
-            return current_ops().norm_lm_head(x[:, -1:] if last_only else x, self.norm, self.lm_head)
+                x = layer(x, layer_cache, place)
+            return _finish(x, self.norm, self.lm_head, wanted)
         except BaseException:
             # Some layers have taken the tokens in and others not: none may have.
             cache.restore(before)
             raise
+
+    def _recorded_step(self, cache: KVCache, place: Place, wanted: Wanted) -> RecordedStep | None:
+        """One token's way through the model as recorded before, or to be recorded now; None where that is not done."""
+        ops, most_keys = current_ops(), -(-place.length.most // RECORDED_KEYS) * RECORDED_KEYS
+        key = ops, most_keys, wanted
+        if key not in self._recorded:
+            while len(self._recorded) >= RECORDED_STEPS:
+                del self._recorded[next(iter(self._recorded))]
+            heads = self.layers[0].attention.heads
+            recording = ops.recording(heads, self.dtype, self.config.sliding_window, most_keys)
+            self._recorded[key] = recording and RecordedStep(
+                self.layers,
+                cache.layers,
+                recording,
+                most_keys,
+                # Not bound to this model, which would keep itself alive by what it recorded.
+                partial(_embed, table=self.embedding, dtype=self.dtype),
+                partial(_finish, norm=self.norm, lm_head=self.lm_head, wanted=wanted),
+            )
+        return self._recorded[key]
+
+
+def _embed(tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
+    return current_ops().embed(tokens, table, dtype)
+
+
+def _finish(x: mx.array, norm: Norm, lm_head: Projection, wanted: Wanted) -> mx.array:
+    """What is wanted of the residual stream after the last layer."""
+    if wanted != "logits" and x.shape[1] > 1:
+        x = x[:, -1:]
+    if wanted == "last_token":
+        return current_ops().norm_lm_head_argmax(x, norm, lm_head)
+    return current_ops().norm_lm_head(x, norm, lm_head)

@@ -1,4 +1,4 @@
-"""The bundles of arrays that operations take: projections, norms, heads, rotations.
+"""The bundles of arrays that operations take: projections, norms, heads, rotations, places in a sequence.
 
 Owns: what belongs together, with shapes and dtypes. Knows no operation and no implementation, so that the interface
 (`ops`) and the kernels beneath it (`metal`) speak of the same things.
@@ -86,3 +86,36 @@ class Rotation(NamedTuple):
     """float32 `[seq, dim / 2]`."""
     sin: mx.array
     """float32 `[seq, dim / 2]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How many positions come before a place in the sequence."""
+
+    array: mx.array
+    """int32 without dimensions, for kernels: one kernel serves every position."""
+    most: int
+    """The number itself; where it is not exact, the most that it can be."""
+    exact: bool = True
+    """False in a recorded step, which is replayed for one position after the other."""
+
+    @classmethod
+    def at(cls, number: int) -> "Position":
+        """The place with `number` positions before it."""
+        return cls(mx.array(number, dtype=mx.int32), number)
+
+    @property
+    def number(self) -> int:
+        """The number, for whoever cuts arrays by it."""
+        assert self.exact, "a recorded step has no number, only the array"
+        return self.most
+
+
+class Place(NamedTuple):
+    """Where the tokens of one call stand in their sequence: made once a call, the same for every layer."""
+
+    position: Position
+    """Where the first of them is."""
+    length: Position
+    """Where the next one will be: positions in all once these are read."""
+    rotation: Rotation

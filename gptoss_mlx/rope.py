@@ -5,6 +5,8 @@ Owns: the frequencies and the cos/sin rows of any range of positions. Does not o
 """
 
 import math
+from functools import lru_cache
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +14,9 @@ import numpy.typing as npt
 
 from gptoss_mlx.config import YarnParameters
 from gptoss_mlx.ops import Rotation
+
+POSITIONS_AT_ONCE: Final = 256
+"""Positions whose turns are computed together while decoding."""
 
 
 class YarnRope:
@@ -22,13 +27,24 @@ class YarnRope:
         """Radians a position, float64 `[head_dim / 2]`."""
         self.attention_factor = parameters.attention_factor
         """What cos and sin are multiplied by."""
+        self._turns = lru_cache(maxsize=2)(self._compute_turns)
 
     def rotation(self, offset: int, length: int) -> Rotation:
         """The turn, YaRN's attention factor included, at positions `offset` to `offset + length - 1`."""
+        if length == 1:
+            # Decoding asks for one position after the other: their turns are computed together.
+            first = offset - offset % POSITIONS_AT_ONCE
+            cos, sin = self._turns(first, POSITIONS_AT_ONCE)
+            here = slice(offset - first, offset - first + 1)
+            return Rotation(mx.array(cos[here]), mx.array(sin[here]))
+        return Rotation(*map(mx.array, self._turns(offset, length)))
+
+    def _compute_turns(self, offset: int, length: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """cos and sin, `[length, head_dim / 2]`."""
         angles = np.arange(offset, offset + length, dtype=np.float64)[:, None] * self.inverse_frequencies
         cos = np.cos(angles) * self.attention_factor
         sin = np.sin(angles) * self.attention_factor
-        return Rotation(mx.array(cos.astype(np.float32)), mx.array(sin.astype(np.float32)))
+        return cos.astype(np.float32), sin.astype(np.float32)
 
 
 def inverse_frequencies(head_dim: int, parameters: YarnParameters) -> npt.NDArray[np.float64]:

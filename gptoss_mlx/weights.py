@@ -16,11 +16,12 @@ import mlx.core as mx
 
 from gptoss_mlx.attention import Attention
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
+from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughMemory, UsageError
 from gptoss_mlx.file_pages import LARGE_BYTES, read_ahead
 from gptoss_mlx.layouts import FLOAT_DTYPES, OURS, Recipe
-from gptoss_mlx.model import DecoderLayer, Model
+from gptoss_mlx.model import Model
 from gptoss_mlx.moe import Experts
 from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear
 from gptoss_mlx.safetensors_file import ITEM_BYTES

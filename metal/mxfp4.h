@@ -14,10 +14,15 @@
 #include <metal_stdlib>
 using namespace metal;
 
-// Codes n and n + 4 of the word, n = shift / 4, as values times 2^-14.
-inline half2 code_pair(uint word, uint shift) {
-    const uint codes = word >> shift;
-    return as_type<half2>(((codes & 0x00080008u) << 12) | ((codes & 0x00070007u) << 9));
+// Codes N and N + 4 of the word, N = 0..3, as values times 2^-14. The word moves up until both codes lead their half:
+//
+//     half           s eem xxxxxxxxxxxx
+//     & 0x8000       s
+//     >> 3              000 eem             & 0x0e00
+template <int N>
+inline half2 code_pair(uint word) {
+    const uint codes = word << (12 - 4 * N);
+    return as_type<half2>((codes & 0x80008000u) | ((codes >> 3) & 0x0e000e00u));
 }
 
 // Eight codes of a word in order, as values times 2^-14: `low` the first four, `high` the last four.
@@ -27,7 +32,7 @@ struct CodeOctet {
 };
 
 inline CodeOctet code_octet(uint word) {
-    const half2 a = code_pair(word, 0), b = code_pair(word, 4), c = code_pair(word, 8), d = code_pair(word, 12);
+    const half2 a = code_pair<0>(word), b = code_pair<1>(word), c = code_pair<2>(word), d = code_pair<3>(word);
     CodeOctet octet;
     octet.low = float4(float(a.x), float(b.x), float(c.x), float(d.x));
     octet.high = float4(float(a.y), float(b.y), float(c.y), float(d.y));

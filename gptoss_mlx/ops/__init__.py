@@ -4,9 +4,19 @@ Whoever runs the model asks `current_ops()` for the implementation: the referenc
 no GPU, Metal kernels where they are right and faster, or what a test put there with `use_ops`.
 """
 
-from gptoss_mlx.operands import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear, Rotation
+from gptoss_mlx.operands import (
+    ExpertLinear,
+    Heads,
+    Linear,
+    Norm,
+    Place,
+    Position,
+    Projection,
+    QuantizedLinear,
+    Rotation,
+)
 from gptoss_mlx.ops.cpu import CpuOps
-from gptoss_mlx.ops.interface import SORT_FROM_PAIRS, Ops, Routing
+from gptoss_mlx.ops.interface import SORT_FROM_PAIRS, Ops, Recording, Routing
 from gptoss_mlx.ops.reference import ReferenceOps
 from gptoss_mlx.ops.selection import current_ops, use_ops
 
@@ -18,8 +28,11 @@ __all__ = [
     "Linear",
     "Norm",
     "Ops",
+    "Place",
+    "Position",
     "Projection",
     "QuantizedLinear",
+    "Recording",
     "ReferenceOps",
     "Rotation",
     "Routing",

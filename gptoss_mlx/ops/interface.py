@@ -12,18 +12,15 @@ how one is computed (`reference`, `cpu`), the order of a layer (`attention`, `mo
 steps (`cache`).
 """
 
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Projection, Rotation
+from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Position, Projection, Rotation
 
 SORT_FROM_PAIRS: Final = 64
 """From this many (token, expert) pairs on, they are sorted by expert, so that one expert's weights are read once."""
-
-Table = TypeVar("Table")
 
 
 class Routing:
@@ -38,7 +35,8 @@ class Routing:
         """The router's, float32 `[batch, seq, experts]`."""
         self.experts_per_token = experts_per_token
         """How many experts a token visits: those of the largest logits; of equal ones the lower."""
-        self._tables: dict[object, Any] = {}
+        self.arrangement: Any = None
+        """How an implementation's `expert_gate_up` arranged the pairs, for its `expert_down`; None as said here."""
 
     @property
     def tokens(self) -> int:
@@ -75,11 +73,12 @@ class Routing:
         flat = self.experts.reshape(-1)
         return flat if self.order is None else flat[self.order]
 
-    def table(self, key: object, make: Callable[[], Table]) -> Table:
-        """What `make` gives, made once for each `key`: how an implementation arranges the pairs for itself."""
-        if key not in self._tables:
-            self._tables[key] = make()
-        return cast(Table, self._tables[key])
+
+class Recording(NamedTuple):
+    """Which attention of one token `mx.compile` may record once and replay for every position; all else, it may."""
+
+    ring: bool
+    full: bool
 
 
 class Ops(Protocol):
@@ -93,6 +92,10 @@ class Ops(Protocol):
 
         If so, a forward pass is queued and the caller goes on; if not, most of it is computed before the call returns.
         """
+        ...
+
+    def recording(self, heads: Heads, dtype: mx.Dtype, window: int, most_keys: int) -> Recording | None:
+        """What of one token's step may be recorded, with at most `most_keys` positions; None: nothing."""
         ...
 
     def embed(self, tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
@@ -119,12 +122,12 @@ class Ops(Protocol):
         """
         ...
 
-    def full_attention(self, q: mx.array, kv: mx.array, length: int, sinks: mx.array, heads: Heads) -> mx.array:
+    def full_attention(self, q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> mx.array:
         """Causal attention of the last `seq` of `length` positions to all of them, `[batch, seq, query_heads * dim]`.
 
         `q` is `[batch, query_heads, seq, dim]`; `kv` is the whole buffer `[batch, 2 * kv_heads, capacity, dim]`, of
-        which the first `length` positions count. `sinks` `[query_heads]` are logits that join the softmax's
-        denominator only.
+        which the first `length` positions count; a length that is not exact says how long it can become. `sinks`
+        `[query_heads]` are logits that join the softmax's denominator only.
         """
         ...
 
@@ -137,7 +140,7 @@ class Ops(Protocol):
         ...
 
     def ring_attention(
-        self, q: mx.array, rows: mx.array, ring: mx.array, position: int, sinks: mx.array, heads: Heads
+        self, q: mx.array, rows: mx.array, ring: mx.array, position: Position, sinks: mx.array, heads: Heads
     ) -> tuple[mx.array, mx.array]:
         """One token's attention over the ring, `[batch, 1, query_heads * dim]`, and the ring with its rows written.
 
@@ -159,7 +162,8 @@ class Ops(Protocol):
     ) -> mx.array:
         """Each pair's activation inside its expert, `[pairs, intermediate]`, for this implementation's `expert_down`.
 
-        The order of the pairs is `routing.order`, or another that the implementation keeps in `routing.table`.
+        The pairs are in the order of `routing.order`, unless the implementation says otherwise in
+        `routing.arrangement`.
 
         `gate_up` has gate in its even rows and up in its odd ones; gate is clamped to at most `limit`, up to
         [-limit, limit], and the result is `gate * sigmoid(alpha * gate) * (up + 1)`.
@@ -172,4 +176,8 @@ class Ops(Protocol):
 
     def norm_lm_head(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
         """Logits, float32 `[batch, seq, vocab]`."""
+        ...
+
+    def norm_lm_head_argmax(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
+        """The most probable token after each position, uint32 `[batch, seq]`; of equals the lowest id."""
         ...

@@ -1,13 +1,14 @@
 """Every operation in plain MLX: right everywhere, and what every other implementation is measured against."""
 
+from copy import copy
 from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.device import this_device
-from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Projection, QuantizedLinear, Rotation
-from gptoss_mlx.ops.interface import Routing
+from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Position, Projection, QuantizedLinear, Rotation
+from gptoss_mlx.ops.interface import Recording, Routing
 
 
 class ReferenceOps:
@@ -20,6 +21,9 @@ class ReferenceOps:
 
     def runs_apart(self, lm_head: Projection) -> bool:
         return True
+
+    def recording(self, heads: Heads, dtype: mx.Dtype, window: int, most_keys: int) -> Recording | None:
+        return None
 
     def embed(self, tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
         if isinstance(table, QuantizedLinear):
@@ -38,14 +42,14 @@ class ReferenceOps:
         return rotated[:, : heads.query], mx.concatenate([rotated[:, heads.query :], values], axis=1)
 
     def write_rows(self, buffer: mx.array, rows: mx.array, start: int) -> mx.array:
-        # Assignment changes the Python object that it is applied to, so a second object takes it: the caller's stays as
-        # it is, and once the caller lets go of it MLX writes in place.
-        written = mx.array(buffer)
+        # Assignment changes the Python object that it is applied to, so a second object of the same array takes it: the
+        # caller's stays as it is, and once the caller lets go of it MLX writes in place.
+        written = copy(buffer)
         written[..., start : start + rows.shape[2], :] = rows
         return written
 
-    def full_attention(self, q: mx.array, kv: mx.array, length: int, sinks: mx.array, heads: Heads) -> mx.array:
-        keys, values = _keys_and_values(kv, 0, length, heads)
+    def full_attention(self, q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> mx.array:
+        keys, values = _keys_and_values(kv, 0, length.number, heads)
         return _join_heads([self._attend(q, keys, values, sinks, heads, "causal")])
 
     def banded_attention(self, q: mx.array, kv: mx.array, window: int, sinks: mx.array, heads: Heads) -> mx.array:
@@ -61,12 +65,12 @@ class ReferenceOps:
         return _join_heads(outputs)
 
     def ring_attention(
-        self, q: mx.array, rows: mx.array, ring: mx.array, position: int, sinks: mx.array, heads: Heads
+        self, q: mx.array, rows: mx.array, ring: mx.array, position: Position, sinks: mx.array, heads: Heads
     ) -> tuple[mx.array, mx.array]:
         window = ring.shape[2]
-        ring = self.write_rows(ring, rows, position % window)
+        ring = self.write_rows(ring, rows, position.number % window)
         # Softmax does not mind the order of keys, so the ring is read as it lies.
-        keys, values = _keys_and_values(ring, 0, min(position + 1, window), heads)
+        keys, values = _keys_and_values(ring, 0, min(position.number + 1, window), heads)
         return _join_heads([self._attend(q, keys, values, sinks, heads, None)]), ring
 
     def linear_residual(self, x: mx.array, linear: Projection, residual: mx.array) -> mx.array:
@@ -94,6 +98,9 @@ class ReferenceOps:
 
     def norm_lm_head(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
         return self._project(_norm(x, norm), lm_head).astype(mx.float32)
+
+    def norm_lm_head_argmax(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
+        return mx.argmax(self.norm_lm_head(x, norm, lm_head), axis=-1)
 
     def _project(self, x: mx.array, linear: Projection) -> mx.array:
         """`x` `[..., in]` through a dense projection: `[..., out]`."""

@@ -14,6 +14,7 @@ from gptoss_mlx.ops import (
     Heads,
     Linear,
     Ops,
+    Position,
     QuantizedLinear,
     ReferenceOps,
     blas,
@@ -133,7 +134,7 @@ def test_attention_in_tiles_and_any_dtype(
     monkeypatch.setattr(cpu_attention, "SCORES_PER_TILE", 3 * 150 * 7)
     q, kv = mx.array(normal(2, 6, rows, 16)).astype(dtype), mx.array(normal(2, 4, 256, 16, seed=1)).astype(dtype)
     sinks = mx.array(normal(6, seed=2)).astype(dtype)
-    out = BLAS_ALWAYS.full_attention(q, kv, 150, sinks, HEADS)
+    out = BLAS_ALWAYS.full_attention(q, kv, Position.at(150), sinks, HEADS)
     banded = BLAS_ALWAYS.banded_attention(q, kv[:, :, : 31 + rows], 32, sinks, HEADS)
     assert out.dtype == banded.dtype == dtype
     queries, stored, logits = (np.array(a.astype(mx.float32), dtype=np.float64) for a in (q, kv, sinks))
@@ -235,8 +236,8 @@ def test_any_thread_may_compute_and_several_at_once(ops: Ops) -> None:
 
 def test_a_result_does_not_change_when_the_memory_it_came_from_does() -> None:
     q, kv, sinks = mx.array(normal(1, 6, 5, 16)), mx.array(normal(1, 4, 64, 16, seed=1)), mx.zeros(6)
-    out = BLAS_ALWAYS.full_attention(q, kv, 40, sinks, HEADS)
-    before = np.array(BLAS_ALWAYS.full_attention(q, kv, 40, sinks, HEADS))
+    out = BLAS_ALWAYS.full_attention(q, kv, Position.at(40), sinks, HEADS)
+    before = np.array(BLAS_ALWAYS.full_attention(q, kv, Position.at(40), sinks, HEADS))
     written = BLAS_ALWAYS.write_rows(kv, mx.ones((1, 4, 64, 16)), 0)
     del kv, q
     mx.eval(written)

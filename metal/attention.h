@@ -1,0 +1,249 @@
+// What the attention kernels share: one step of attention as products of 8x8 matrices, fed from 16-byte loads.
+//
+// The query heads of a key/value head (8 in gpt-oss) are the rows of a matrix, so that a key is loaded once for all of
+// them. A simdgroup holds 8 such rows and takes 16 keys a step:
+//
+//     scores[row][key] = sum over dim of  q[row][dim] * k[key][dim]
+//     sums[row][dim]  += sum over key of  2^(scores[row][key] - peak[row]) * v[key][dim]
+//
+// A lane holds two neighbouring elements of an 8x8 matrix; which ones, Apple says nowhere, and MLX's own kernels rely on:
+//
+//     lane bits  4 3 2 1 0        row = 4 * bit4 + 2 * bit2 + bit1        column = 4 * bit3 + 2 * bit0, and the next one
+//
+// A product does not mind the order of the dims it sums over, nor an output the order of its columns, as long as both
+// sides agree. So matrix f of the eight that make up 64 dims takes the dims that make a lane's share of all eight one
+// octet of neighbours in memory, 16 bytes of a 16-bit type, and nothing is staged or shuffled:
+//
+//     matrix       element          dim                                  a lane's share of 8 matrices
+//     q            [row][k]         8 * k + f                            octets `column` and `column + 1` of its row
+//     k (as k^T)   [k][key]         8 * k + f                            octet `row` of keys `column` and `column + 1`
+//     v            [key][n]         8 * (n / 2) + 32 * (n % 2) + f       octets `column / 2` and `4 + column / 2` of key `row`
+//     sums         [row][n]         as v                                 the same two octets of its row
+//
+// Numerics: all float32. q comes in multiplied by log2(e) / sqrt(64), so that weights are exp2 of differences of scores;
+// `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never by arithmetic
+// with infinities, and its value must come in as zeros. A row that has seen no key has peak LOWEST, total 0 and sums 0.
+#include <metal_simdgroup_matrix>
+#include <metal_stdlib>
+using namespace metal;
+
+constant constexpr int HEAD_DIM = 64;
+constant constexpr int STEP_KEYS = 16;                                      // keys that a simdgroup takes in one step
+constant constexpr int MATRIX_ROWS = 8;
+constant constexpr float LOG2_E = 1.44269504f;
+constant constexpr float SCALE = 0.125f * LOG2_E;                           // 1 / sqrt(HEAD_DIM), for exp2
+constant constexpr float LOWEST = -3.0e38f;                                 // below any score, and finite
+
+// Eight neighbouring values as they lie in memory.
+template <typename T>
+struct Octet {
+    uint4 words[sizeof(T) / 2];
+};
+
+// uint4 in a row of HEAD_DIM values.
+template <typename T>
+constexpr int row_words() {
+    return HEAD_DIM / 8 * int(sizeof(T) / 2);
+}
+
+// Octet `index` of the row at `row`, a pointer to uint4 in any address space.
+template <typename T, typename Words>
+inline Octet<T> load_octet(Words row, uint index) {
+    Octet<T> octet;
+    for (uint w = 0; w < sizeof(T) / 2; w++) {
+        octet.words[w] = row[index * (sizeof(T) / 2) + w];
+    }
+    return octet;
+}
+
+template <typename T, typename Words>
+inline void store_octet(Octet<T> octet, Words row, uint index) {
+    for (uint w = 0; w < sizeof(T) / 2; w++) {
+        row[index * (sizeof(T) / 2) + w] = octet.words[w];
+    }
+}
+
+template <typename T>
+inline Octet<T> zero_octet() {
+    Octet<T> octet;
+    for (uint w = 0; w < sizeof(T) / 2; w++) {
+        octet.words[w] = uint4(0);
+    }
+    return octet;
+}
+
+// Value f of an octet.
+inline float value_of(thread const Octet<half>& octet, uint f) {
+    return float(as_type<half2>(octet.words[0][f / 2])[f % 2]);
+}
+
+inline float value_of(thread const Octet<bfloat16_t>& octet, uint f) {
+    const uint word = octet.words[0][f / 2];
+    return as_type<float>(f % 2 == 0 ? word << 16 : word & 0xffff0000u);
+}
+
+inline float value_of(thread const Octet<float>& octet, uint f) {
+    return as_type<float>(octet.words[f / 4][f % 4]);
+}
+
+// Where a lane's two elements of an 8x8 matrix lie: (row, column) and (row, column + 1).
+struct Place {
+    uint row;
+    uint column;
+};
+
+inline Place place_of(uint lane) {
+    Place place;
+    place.row = (lane >> 2 & 4) + (lane >> 1 & 3);
+    place.column = (lane >> 1 & 4) + (lane & 1) * 2;
+    return place;
+}
+
+// Sum and maximum of a value over the four lanes that share a matrix row.
+inline float row_sum(float x) {
+    x += simd_shuffle_xor(x, 1);
+    return x + simd_shuffle_xor(x, 8);
+}
+
+inline float row_max(float x) {
+    x = max(x, simd_shuffle_xor(x, 1));
+    return max(x, simd_shuffle_xor(x, 8));
+}
+
+// a * b + c, each argument a lane's two elements of an 8x8 matrix.
+inline float2 multiply_add(float2 a, float2 b, float2 c) {
+    simdgroup_float8x8 left, right, sum;
+    left.thread_elements()[0] = a.x;
+    left.thread_elements()[1] = a.y;
+    right.thread_elements()[0] = b.x;
+    right.thread_elements()[1] = b.y;
+    sum.thread_elements()[0] = c.x;
+    sum.thread_elements()[1] = c.y;
+    simdgroup_multiply_accumulate(sum, left, right, sum);
+    return float2(sum.thread_elements()[0], sum.thread_elements()[1]);
+}
+
+// A lane's share of eight rows of queries and of what they have attended to so far.
+struct Rows {
+    float2 q[8];
+    float2 sums[8];
+    float peak;         // the highest score that the lane's row has seen
+    float total;        // of the weights in the lane's columns
+};
+
+// Rows that have seen nothing. The lane's own row of queries begins at `q`; without `used` it is zeros.
+template <typename T>
+inline Rows new_rows(const device uint4* q, bool used, Place place) {
+    Rows rows;
+    rows.peak = LOWEST;
+    rows.total = 0.0f;
+    const Octet<T> first = used ? load_octet<T>(q, place.column) : zero_octet<T>();
+    const Octet<T> second = used ? load_octet<T>(q, place.column + 1) : zero_octet<T>();
+#pragma clang loop unroll(full)
+    for (uint f = 0; f < 8; f++) {
+        rows.q[f] = SCALE * float2(value_of(first, f), value_of(second, f));
+        rows.sums[f] = float2(0.0f);
+    }
+    return rows;
+}
+
+// A lane's share of STEP_KEYS keys and values, [8 keys each][half]:
+// keys[n][h] is octet `row` of key 8 * n + column + h, values[n][h] octet `column / 2 + 4 * h` of key 8 * n + row.
+template <typename T>
+struct Step {
+    Octet<T> keys[STEP_KEYS / 8][2];
+    Octet<T> values[STEP_KEYS / 8][2];
+};
+
+// Takes a step, whose first key is number `key`, into `rows`. The lane's row sees keys first <= number < stop.
+template <typename T>
+inline void take_step(thread Rows& rows, thread const Step<T>& step, int key, int first, int stop, Place place) {
+    float2 scores[STEP_KEYS / 8];
+    bool seen[STEP_KEYS / 8][2];
+    float peak = rows.peak;
+#pragma clang loop unroll(full)
+    for (int n = 0; n < STEP_KEYS / 8; n++) {
+        scores[n] = float2(0.0f);
+#pragma clang loop unroll(full)
+        for (uint f = 0; f < 8; f++) {
+            const float2 k = float2(value_of(step.keys[n][0], f), value_of(step.keys[n][1], f));
+            scores[n] = multiply_add(rows.q[f], k, scores[n]);
+        }
+        for (int h = 0; h < 2; h++) {
+            const int number = key + 8 * n + int(place.column) + h;
+            seen[n][h] = number >= first && number < stop;
+            peak = seen[n][h] ? max(peak, scores[n][h]) : peak;
+        }
+    }
+    peak = row_max(peak);
+
+    const float shrink = exp2(rows.peak - peak);
+    rows.peak = peak;
+    rows.total *= shrink;
+#pragma clang loop unroll(full)
+    for (uint f = 0; f < 8; f++) {
+        rows.sums[f] *= shrink;
+    }
+#pragma clang loop unroll(full)
+    for (int n = 0; n < STEP_KEYS / 8; n++) {
+        const float2 weights = float2(seen[n][0] ? exp2(scores[n].x - peak) : 0.0f,
+                                      seen[n][1] ? exp2(scores[n].y - peak) : 0.0f);
+        rows.total += weights.x + weights.y;
+#pragma clang loop unroll(full)
+        for (uint f = 0; f < 8; f++) {
+            const float2 v = float2(value_of(step.values[n][0], f), value_of(step.values[n][1], f));
+            rows.sums[f] = multiply_add(weights, v, rows.sums[f]);
+        }
+    }
+}
+
+// What sums are multiplied by to become a result: the softmax's denominator, the sink included, and nothing else of it.
+inline float share(float peak, float total, float sink) {
+    const float scaled_sink = sink * LOG2_E;
+    const float top = max(peak, scaled_sink);
+    const float shrink = exp2(peak - top);
+    return shrink / (total * shrink + exp2(scaled_sink - top));
+}
+
+// One thread's part of rows that were merged: dims 2 * lane and 2 * lane + 1 of row `simdgroup`.
+struct Merged {
+    float peak;
+    float total;
+    float2 sums;
+};
+
+// Merges the rows of the 8 simdgroups of a threadgroup, each of which has seen other keys. Every thread calls it.
+// Threadgroup memory: `sums` [8 simdgroups][8 rows][32 pairs], `states` [8 simdgroups][8 rows] (peak, total).
+inline Merged merge_simdgroups(
+    thread const Rows& rows, threadgroup float2* sums, threadgroup float2* states, uint simdgroup, uint lane) {
+    const Place place = place_of(lane);
+    const float total = row_sum(rows.total);
+    const uint own = simdgroup * MATRIX_ROWS + place.row;
+    if (place.column == 0) {
+        states[own] = float2(rows.peak, total);
+    }
+    const uint pair = own * (HEAD_DIM / 2) + place.column / 2 * 4;
+#pragma clang loop unroll(full)
+    for (uint f = 0; f < 8; f += 2) {
+        sums[pair + f / 2] = float2(rows.sums[f].x, rows.sums[f + 1].x);
+        sums[pair + HEAD_DIM / 4 + f / 2] = float2(rows.sums[f].y, rows.sums[f + 1].y);
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    Merged merged;
+    merged.peak = LOWEST;
+    merged.total = 0.0f;
+    merged.sums = float2(0.0f);
+    for (uint s = 0; s < 8; s++) {
+        const float2 state = states[s * MATRIX_ROWS + simdgroup];
+        merged.peak = max(merged.peak, state.x);
+    }
+    for (uint s = 0; s < 8; s++) {
+        const uint other = s * MATRIX_ROWS + simdgroup;
+        const float2 state = states[other];
+        const float shrink = exp2(state.x - merged.peak);
+        merged.total += state.y * shrink;
+        merged.sums += sums[other * (HEAD_DIM / 2) + lane] * shrink;
+    }
+    return merged;
+}

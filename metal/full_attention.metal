@@ -1,0 +1,85 @@
+// One token's attention to the first `length` positions of a full layer's buffer.
+//
+//     q           T [batch, kv_heads * G, 1, 64]
+//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; positions from `length` on may hold anything
+//     length      int32, at least 1
+//     sinks       [kv_heads * G], any floating type
+//     result      without SPLIT: T [batch, 1, kv_heads * G * 64]
+//                 with SPLIT: float32 [batch, 1, kv_heads * G, splits, 66], for merge_attention: peak, total, 64 sums
+//
+// A threadgroup of 256 threads takes one key/value head of one sequence and one split of the positions: grid
+// (256 * kv_heads, splits, batch). A split is ceil(length / splits) positions, rounded up to whole steps of 16, so that
+// work is shared evenly whatever the capacity; the last ones may be empty. Within it the 8 simdgroups take steps in turn,
+// all G query heads at once (attention.h), and are merged at the end. Every key and value is loaded once.
+//
+// Assumes 1 <= G <= 8. Numerics: attention.h; without SPLIT the sink joins denominator and maximum at the end, with it
+// merge_attention adds it.
+#include "attention.h"
+
+template <typename T, int G, bool SPLIT, typename Sinks, typename Result>
+void full_attention(
+    const device T* q,
+    const device T* kv,
+    int capacity,
+    int length,
+    Sinks sinks,
+    device Result* result,
+    threadgroup float2* sums,
+    threadgroup float2* states,
+    uint3 group,
+    uint3 groups,
+    uint simdgroup,
+    uint lane) {
+    constexpr int words = row_words<T>();
+    const Place place = place_of(lane);
+    const uint kv_heads = groups.x, kv_head = group.x, batch = group.z;
+    const uint query_head = (batch * kv_heads + kv_head) * G;
+    const ulong head_words = ulong(capacity) * words;
+    const device uint4* keys = (const device uint4*)(kv) + (batch * 2 * kv_heads + kv_head) * head_words;
+    const device uint4* values = keys + kv_heads * head_words;
+
+    const int splits = int(groups.y);
+    const int chunk = ((length + splits - 1) / splits + STEP_KEYS - 1) / STEP_KEYS * STEP_KEYS;
+    const int first = int(group.y) * chunk;
+    const int stop = min(first + chunk, length);
+
+    const device uint4* own_q = (const device uint4*)(q) + (query_head + place.row) * words;
+    Rows state = new_rows<T>(own_q, place.row < G, place);
+    for (int start = first + int(simdgroup) * STEP_KEYS; start < stop; start += 8 * STEP_KEYS) {
+        Step<T> step;
+#pragma clang loop unroll(full)
+        for (int i = 0; i < STEP_KEYS / 4; i++) {
+            const int n = i / 2, h = i % 2;
+            const int key = start + 8 * n + int(place.column) + h;
+            step.keys[n][h] = key < stop ? load_octet<T>(keys + key * words, place.row) : zero_octet<T>();
+        }
+#pragma clang loop unroll(full)
+        for (int i = 0; i < STEP_KEYS / 4; i++) {
+            const int n = i / 2, h = i % 2;
+            const int key = start + 8 * n + int(place.row);
+            const uint octet = place.column / 2 + 4 * h;
+            step.values[n][h] = key < stop ? load_octet<T>(values + key * words, octet) : zero_octet<T>();
+        }
+        take_step(state, step, start, first, stop, place);
+    }
+
+    const Merged merged = merge_simdgroups(state, sums, states, simdgroup, lane);
+    if (simdgroup < G) {
+        const uint head = query_head + simdgroup;
+        if (SPLIT) {
+            device Result* out = result + (ulong(head) * splits + group.y) * (HEAD_DIM + 2);
+            if (lane == 0) {
+                out[0] = Result(merged.peak);
+                out[1] = Result(merged.total);
+            }
+            out[2 + 2 * lane] = Result(merged.sums.x);
+            out[3 + 2 * lane] = Result(merged.sums.y);
+        } else {
+            const float sink = float(sinks[kv_head * G + simdgroup]);
+            const float2 attended = merged.sums * share(merged.peak, merged.total, sink);
+            device Result* out = result + head * HEAD_DIM + 2 * lane;
+            out[0] = Result(attended.x);
+            out[1] = Result(attended.y);
+        }
+    }
+}

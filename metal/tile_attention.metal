@@ -1,0 +1,137 @@
+// Attention of two and more positions, each to the positions before it and itself, or to the last WINDOW of those.
+//
+//     q           T [batch, kv_heads * G, seq, 64]
+//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; positions from `length` on may hold anything
+//     length      int32: positions that count; the queries are the last seq of them
+//     sinks       [kv_heads * G], any floating type
+//     result      without SPLIT: T [batch, seq, kv_heads * G * 64]
+//                 with SPLIT: float32 [batch, seq, kv_heads * G, splits, 66], for merge_attention: peak, total, 64 sums
+//
+// WINDOW 0 is no window. A threadgroup of 256 threads takes one key/value head of one sequence, a tile of 8 * (8 / G)
+// consecutive positions and one split of the keys that the tile sees: grid (256 * tiles, kv_heads * splits, batch). A
+// simdgroup takes 8 / G of the positions; its matrix rows are
+//
+//     row r       position r / G of the simdgroup, query head r % G of the key/value head; rows beyond are idle
+//
+// The threadgroup walks over the keys from the first that any of its positions sees, 32 at a time: all threads stage keys
+// and values in threadgroup memory, as they are, then each simdgroup takes the steps of 16 keys that its own positions
+// see (attention.h). Tiles that are early in the sequence walk less; the grid begins with the longest.
+//
+// Assumes 1 <= G <= 8, seq <= length <= capacity. Numerics: attention.h; without SPLIT the sink joins denominator and
+// maximum at the end, with it merge_attention adds it.
+#include "attention.h"
+
+constant constexpr int STAGED_KEYS = 32;
+
+// uint4 from one staged row to the next: one more than a row has, so that 8 rows lie in different banks.
+template <typename T>
+constexpr int staged_words() {
+    return row_words<T>() + 1;
+}
+
+// Stages STAGED_KEYS rows from `start` on, zeros in place of those from `stop` on.
+template <typename T>
+inline void stage_rows(const device uint4* from, threadgroup uint4* to, int start, int stop, uint thread_index) {
+    const uint row = thread_index / 8, octet = thread_index % 8;
+    const int key = start + int(row);
+    const Octet<T> taken = key < stop ? load_octet<T>(from + key * row_words<T>(), octet) : zero_octet<T>();
+    store_octet<T>(taken, to + row * staged_words<T>(), octet);
+}
+
+template <typename T, int G, int WINDOW, bool SPLIT, typename Sinks, typename Result>
+void tile_attention(
+    const device T* q,
+    const device T* kv,
+    int seq,
+    int capacity,
+    int length,
+    Sinks sinks,
+    device Result* result,
+    threadgroup uint4* keys,
+    threadgroup uint4* values,
+    uint kv_heads,
+    uint3 group,
+    uint3 groups,
+    uint simdgroup,
+    uint lane) {
+    constexpr int words = row_words<T>();
+    constexpr int positions = MATRIX_ROWS / G;
+    const Place place = place_of(lane);
+    const uint kv_head = group.y % kv_heads, split = group.y / kv_heads, batch = group.z;
+    const int splits = int(groups.y / kv_heads);
+    const ulong head_words = ulong(capacity) * words;
+    const device uint4* all_keys = (const device uint4*)(kv) + (batch * 2 * kv_heads + kv_head) * head_words;
+    const device uint4* all_values = all_keys + kv_heads * head_words;
+
+    // Queries of the tile, of the simdgroup and of the lane's row, counted within the call. The last tile, which sees the
+    // most, comes first.
+    const int history = length - seq;
+    const int tile = int(groups.x - 1 - group.x) * 8 * positions;
+    const int tile_end = min(tile + 8 * positions, seq);
+    const int own = tile + int(simdgroup) * positions;
+    const int own_end = min(own + positions, seq);
+    const int query = own + int(place.row) / G;
+    const uint head = kv_head * G + place.row % G;
+    const bool used = int(place.row) < positions * G && query < seq;
+
+    // Keys that each of them sees.
+    const int row_first = WINDOW ? max(0, history + query - WINDOW + 1) : 0;
+    const int own_first = WINDOW ? max(0, history + own - WINDOW + 1) : 0;
+    const int tile_first = WINDOW ? max(0, history + tile - WINDOW + 1) : 0;
+    const int tile_stop = history + tile_end;
+    const int chunk = ((tile_stop - tile_first + splits - 1) / splits + STAGED_KEYS - 1) / STAGED_KEYS * STAGED_KEYS;
+    const int first = tile_first + int(split) * chunk;
+    const int stop = min(first + chunk, tile_stop);
+    const int row_stop = min(history + query + 1, stop);
+    const int own_stop = own < own_end ? min(history + own_end, stop) : 0;
+
+    const device uint4* own_q =
+        (const device uint4*)(q) + ((ulong(batch) * kv_heads * G + head) * seq + query) * words;
+    Rows rows = new_rows<T>(own_q, used, place);
+    for (int block = first; block < stop; block += STAGED_KEYS) {
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        stage_rows<T>(all_keys, keys, block, stop, simdgroup * 32 + lane);
+        stage_rows<T>(all_values, values, block, stop, simdgroup * 32 + lane);
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        for (int start = 0; start < STAGED_KEYS; start += STEP_KEYS) {
+            if (block + start >= own_stop || block + start + STEP_KEYS <= own_first) {
+                continue;
+            }
+            Step<T> step;
+#pragma clang loop unroll(full)
+            for (int i = 0; i < STEP_KEYS / 4; i++) {
+                const int n = i / 2, h = i % 2;
+                const int key = start + 8 * n + int(place.column) + h;
+                const int value = start + 8 * n + int(place.row);
+                step.keys[n][h] = load_octet<T>(keys + key * staged_words<T>(), place.row);
+                step.values[n][h] = load_octet<T>(values + value * staged_words<T>(), place.column / 2 + 4 * h);
+            }
+            take_step(rows, step, block + start, row_first, row_stop, place);
+        }
+    }
+
+    const float total = row_sum(rows.total);
+    if (!used) {
+        return;
+    }
+    // The lane's row ends in two octets: dims 8 * (column / 2) and 32 further.
+    const ulong row = (ulong(batch) * seq + query) * kv_heads * G + head;
+    float scale = 1.0f;
+    device Result* out = result + row * HEAD_DIM;
+    if (SPLIT) {
+        out = result + (row * splits + split) * (HEAD_DIM + 2);
+        if (place.column == 0) {
+            out[0] = Result(rows.peak);
+            out[1] = Result(total);
+        }
+        out += 2;
+    } else {
+        scale = share(rows.peak, total, float(sinks[head]));
+    }
+    out += place.column / 2 * 8;
+#pragma clang loop unroll(full)
+    for (uint f = 0; f < 8; f++) {
+        out[f] = Result(rows.sums[f].x * scale);
+        out[f + HEAD_DIM / 2] = Result(rows.sums[f].y * scale);
+    }
+}
