@@ -8,7 +8,8 @@ import numpy as np
 
 from gptoss_mlx.attention import Attention
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.model import DecoderLayer, Model
+from gptoss_mlx.decoder_layer import DecoderLayer
+from gptoss_mlx.model import Model
 from gptoss_mlx.moe import Experts
 from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear
 

@@ -12,8 +12,8 @@ from typing import Final
 
 import mlx.core as mx
 
+from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.kernel_check.trials import Arrays, Case
-from gptoss_mlx.model import DecoderLayer
 from gptoss_mlx.ops import Ops
 
 SAMPLE_SECONDS: Final = 5e-3

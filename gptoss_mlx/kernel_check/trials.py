@@ -17,8 +17,9 @@ from typing import Final, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from gptoss_mlx.model import DecoderLayer, Model
-from gptoss_mlx.ops import Linear, Ops, Projection, QuantizedLinear, ReferenceOps, Rotation, Routing
+from gptoss_mlx.decoder_layer import DecoderLayer
+from gptoss_mlx.model import Model
+from gptoss_mlx.ops import Linear, Ops, Position, Projection, QuantizedLinear, ReferenceOps, Rotation, Routing
 from gptoss_mlx.ops.kernel_classes import KernelClass
 from gptoss_mlx.rope import YarnRope
 
@@ -116,6 +117,8 @@ def make_trial(model: Model, kernel: KernelClass, seed: int = 0) -> Trial:
     maker = _Maker(model, seed)
     build = getattr(maker, kernel.op)
     cases: tuple[Case, ...] = tuple(build(size) for size in SIZES[str(kernel)])
+    if kernel.op == "norm_lm_head":
+        cases = (maker.most_probable(1), *cases)
     return Trial(kernel, cases)
 
 
@@ -152,9 +155,11 @@ class _Maker:
         return Case(tokens, (self._hidden(tokens),), call)
 
     def ring_attention(self, position: int) -> Case:
+        place = self._position(position)
+
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
             q, rows, ring = inputs
-            return ops.ring_attention(q, rows, ring, position, layer.attention.sinks, layer.attention.heads)
+            return ops.ring_attention(q, rows, ring, place, layer.attention.sinks, layer.attention.heads)
 
         def carry(inputs: Arrays, results: Arrays) -> Arrays:
             attended, ring = results
@@ -229,37 +234,49 @@ class _Maker:
             return (ops.norm_lm_head(inputs[0], norm, lm_head),)
 
         def exact(stock: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
-            parts = []
-            for part in row_parts(lm_head, LM_HEAD_ROWS):
-                parts.append(stock.norm_lm_head(inputs[0], norm, part))
-                mx.eval(parts[-1])
-            return (mx.concatenate(parts, axis=-1),)
+            return (self._exact_logits(stock, inputs[0]),)
 
         return Case(tokens, (self._hidden(tokens),), call, exact)
 
+    def most_probable(self, tokens: int) -> Case:
+        """norm_lm_head_argmax; its results are the exact logits of the tokens that it gives: at a tie, any is right."""
+        norm, lm_head = self._model.norm, self._model.lm_head
+        x = self._hidden(tokens)
+        logits = self._exact_logits(ReferenceOps(), x.astype(mx.float32))
+
+        def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
+            chosen = ops.norm_lm_head_argmax(inputs[0], norm, lm_head)[..., None]
+            # A token that does not exist must not be read.
+            return (mx.take_along_axis(logits, mx.minimum(chosen, logits.shape[-1] - 1), axis=-1),)
+
+        def exact(stock: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
+            return (logits.max(axis=-1, keepdims=True),)
+
+        return Case(tokens, (x,), call, exact)
+
     def sliding_half(self, position: int) -> Case:
         """One token through norm_qkv_rope, ring_attention and linear_residual."""
-        rotation = self._rotation(position, 1)
+        rotation, place = self._rotation(position, 1), self._position(position)
 
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
             x, ring = inputs
             attention = layer.attention
             q, rows = ops.norm_qkv_rope(x, attention.norm, attention.qkv, attention.heads, rotation)
-            attended, ring = ops.ring_attention(q, rows, ring, position, attention.sinks, attention.heads)
+            attended, ring = ops.ring_attention(q, rows, ring, place, attention.sinks, attention.heads)
             return ops.linear_residual(attended, attention.output, x), ring
 
         return Case(position, (self._stream(1), self._rows(self._config.sliding_window)), call)
 
     def full_half(self, keys: int) -> Case:
         """One token through norm_qkv_rope, the cache, full_attention and linear_residual."""
-        rotation = self._rotation(keys - 1, 1)
+        rotation, length = self._rotation(keys - 1, 1), self._position(keys)
 
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
             x, buffer = inputs
             attention = layer.attention
             q, rows = ops.norm_qkv_rope(x, attention.norm, attention.qkv, attention.heads, rotation)
             kv = ops.write_rows(buffer, rows, keys - 1)
-            attended = ops.full_attention(q, kv, keys, attention.sinks, attention.heads)
+            attended = ops.full_attention(q, kv, length, attention.sinks, attention.heads)
             return (ops.linear_residual(attended, attention.output, x),)
 
         return Case(keys, (self._stream(1), self._rows(keys + 20)), call)
@@ -276,14 +293,21 @@ class _Maker:
         return Case(tokens, (self._stream(tokens), self._logits(tokens)), call)
 
     def _causal(self, tokens: int, history: int, size: int) -> Case:
-        length = history + tokens
+        length = self._position(history + tokens)
 
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
             q, kv = inputs
             return (ops.full_attention(q, kv, length, layer.attention.sinks, layer.attention.heads),)
 
         # The buffer is longer than what counts, as a cache's is.
-        return Case(size, (self._queries(tokens), self._rows(-(-(length + 1) // 256) * 256)), call)
+        return Case(size, (self._queries(tokens), self._rows(-(-(length.number + 1) // 256) * 256)), call)
+
+    def _exact_logits(self, stock: Ops, x: mx.array) -> mx.array:
+        parts = []
+        for part in row_parts(self._model.lm_head, LM_HEAD_ROWS):
+            parts.append(stock.norm_lm_head(x, self._model.norm, part))
+            mx.eval(parts[-1])
+        return mx.concatenate(parts, axis=-1)
 
     def _hidden(self, tokens: int) -> mx.array:
         return self._normal(1, tokens, self._config.hidden_size)
@@ -321,6 +345,11 @@ class _Maker:
         routing = Routing(self._logits(tokens), self._config.experts_per_token)
         mx.eval(routing.logits, routing.experts, routing.weights, routing.pair_experts)
         return routing
+
+    def _position(self, number: int) -> Position:
+        position = Position.at(number)
+        mx.eval(position.array)
+        return position
 
     def _rotation(self, start: int, tokens: int) -> Rotation:
         rotation = self._rope.rotation(start, tokens)
