@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 import mlx.core as mx
 
-from gptoss_mlx.cache import KVCache
+from gptoss_mlx.cache import GROWTH_TOKENS, KVCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.errors import ContextOverflow
@@ -18,8 +18,8 @@ from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, current_ops
 from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
 
-RECORDED_KEYS: Final = 256
-"""Lengths that share a recorded step: up to the next multiple of this."""
+RECORDED_KEYS: Final = GROWTH_TOKENS
+"""Lengths that share a recorded step: up to a multiple of this, as the cache's buffers grow."""
 
 RECORDED_STEPS: Final = 4
 """Recorded steps that are kept: for tokens and for logits, of this length and of another conversation's."""

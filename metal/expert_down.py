@@ -34,9 +34,7 @@ _kernel = library.Kernel(
 )
 
 
-def fits(
-    inner: mx.array, logits: mx.array, down: ExpertLinear, residual: mx.array, experts_per_token: int
-) -> bool:
+def fits(inner: mx.array, logits: mx.array, down: ExpertLinear, residual: mx.array, experts_per_token: int) -> bool:
     """Whether `launch` takes these: one token, widths in whole groups, two vectors that threadgroup memory holds."""
     experts, rows, words = down.blocks.shape
     width = words * 8

@@ -100,6 +100,11 @@ def made_by(maker: Maker) -> Iterator[None]:
         _maker = previous
 
 
+def made_by_mlx() -> bool:
+    """Whether MLX itself makes the kernels: then a call is a node of its graph, computed later; else it may be done."""
+    return _maker is mx.fast.metal_kernel
+
+
 @cache
 def read_source(stem: str) -> str:
     """The source of `<stem>.metal` as MLX takes it: its headers in place of their includes, without comments.

@@ -17,14 +17,19 @@ from gptoss_mlx.operands import (
 )
 from gptoss_mlx.ops.cpu import CpuOps
 from gptoss_mlx.ops.interface import SORT_FROM_PAIRS, Ops, Recording, Routing
+from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
+from gptoss_mlx.ops.kernels import KernelOps
 from gptoss_mlx.ops.reference import ReferenceOps
-from gptoss_mlx.ops.selection import current_ops, use_ops
+from gptoss_mlx.ops.selection import choose_kernels, current_ops, use_ops
 
 __all__ = [
+    "KERNEL_CLASSES",
     "SORT_FROM_PAIRS",
     "CpuOps",
     "ExpertLinear",
     "Heads",
+    "KernelClass",
+    "KernelOps",
     "Linear",
     "Norm",
     "Ops",
@@ -36,6 +41,7 @@ __all__ = [
     "ReferenceOps",
     "Rotation",
     "Routing",
+    "choose_kernels",
     "current_ops",
     "use_ops",
 ]
