@@ -1,6 +1,7 @@
 """Which kernels are right and faster on this machine: tried on its own GPU, timed against MLX's stock path, kept.
 
 trials   what is tried for each kernel: operations on random inputs of the model's shapes
+fit      whether a kernel serves the model at all
 timing   how long a kernel takes, beside the stock path
 verdict  right? faster? and the reason
 run      the order of the trials, their time budget, and what is said of them

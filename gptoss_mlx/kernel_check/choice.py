@@ -14,10 +14,13 @@ from typing import Final
 
 import mlx.core as mx
 
+from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import Device, this_device
+from gptoss_mlx.kernel_check.fit import kernel_serves
 from gptoss_mlx.kernel_check.run import CHECK_SECONDS, KernelCheck, MakeOps
 from gptoss_mlx.kernel_check.store import Combination, make_combination, read_verdicts, write_verdicts
 from gptoss_mlx.kernel_check.timing import THIS_MACHINE, Machine
+from gptoss_mlx.kernel_check.trials import Trial
 from gptoss_mlx.kernel_check.verdict import Outcome, Verdict
 from gptoss_mlx.model import Model
 from gptoss_mlx.ops import Ops, ReferenceOps
@@ -45,6 +48,7 @@ class Bench:
     """The machine; without Metal there are no kernels."""
     make_ops: MakeOps = KernelOps
     stock: Ops = field(default_factory=ReferenceOps)
+    serves: Callable[[Trial, DecoderLayer], bool] = kernel_serves
     machine: Machine = THIS_MACHINE
 
 
@@ -107,6 +111,7 @@ def check_kernels(
         model,
         bench.make_ops,
         bench.stock,
+        serves=bench.serves,
         machine=bench.machine,
         seconds=seconds,
         known=() if again else before.values(),
@@ -159,7 +164,7 @@ def _known_or_checked(model: Model, bench: Bench, checking: CheckProgress | None
     for verdict in verdicts:
         if verdict.outcome is Outcome.UNREACHED:
             late.append(str(verdict.kernel))
-        elif verdict.kernel not in old and not verdict.kept:
+        elif verdict.kernel not in old and not verdict.kept and verdict.outcome is not Outcome.UNFIT:
             LOG.warning("the kernel %s is left out: it %s", verdict.kernel, verdict.reason)
     if late:
         LOG.warning("no time was left to check %s: left out until the next load checks them", ", ".join(late))

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.decoder_layer import DecoderLayer
+from gptoss_mlx.kernel_check.fit import kernel_serves
 from gptoss_mlx.kernel_check.timing import THIS_MACHINE, Machine, time_pairs
 from gptoss_mlx.kernel_check.trials import Arrays, Case, Trial, make_joint_cases, make_trial
 from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Result, Values, Verdict, find_fault, judge_speed
@@ -41,14 +42,18 @@ class KernelCheck:
         make_ops: MakeOps,
         stock: Ops,
         *,
+        serves: Callable[[Trial, DecoderLayer], bool] = kernel_serves,
         machine: Machine = THIS_MACHINE,
         seconds: float = CHECK_SECONDS,
         known: Iterable[Verdict] = (),
     ) -> None:
-        """`known` are verdicts of an earlier check, which are not tried again."""
+        """`serves` says whether a kernel takes the model's shapes at all; `known` are verdicts of an earlier check,
+        whose kernels are not tried again.
+        """
         self._model = model
         self._make_ops = make_ops
         self._stock = stock
+        self._serves = serves
         self._machine = machine
         self._seconds = seconds
         self._verdicts = {verdict.kernel: verdict for verdict in known if verdict.outcome is not Outcome.UNREACHED}
@@ -90,6 +95,8 @@ class KernelCheck:
         ops = self._make_ops(frozenset({kernel}))
         try:
             trial = make_trial(self._model, kernel)
+            if not self._serves(trial, self._layer):
+                return Verdict(kernel, Outcome.UNFIT, "does not serve a model of this shape")
             expected = self._expected(trial.cases, time_ends)
         except Exception as error:
             return Verdict(kernel, Outcome.FAILED, f"cannot be checked: the stock path raises {_words(error)}")

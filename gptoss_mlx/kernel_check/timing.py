@@ -17,7 +17,7 @@ from gptoss_mlx.kernel_check.trials import Arrays, Case
 from gptoss_mlx.ops import Ops
 
 SAMPLE_SECONDS: Final = 5e-3
-"""A sample is at least this long where `MOST_CALLS` allow: twenty times what waiting for the GPU costs."""
+"""A sample of the slower of the two is at least this long where `MOST_CALLS` allow: twenty times what waiting costs."""
 
 MOST_CALLS: Final = 256
 """Calls in one sample."""
@@ -99,10 +99,10 @@ def time_pairs(
 
 
 def _warm_up(sample: Callable[[Ops, int], float], kernel: Ops, stock: Ops, machine: Machine, time_ends: float) -> int:
-    """Runs both until a sample of the faster one is long enough, which also warms them up; how many calls that is."""
+    """Runs both until a sample of the slower one is long enough, which also warms them up; how many calls that is."""
     calls = 1
     while machine.clock() <= time_ends:
-        seconds = calls * min(sample(stock, calls), sample(kernel, calls))
+        seconds = calls * max(sample(stock, calls), sample(kernel, calls))
         if seconds >= SAMPLE_SECONDS or calls == MOST_CALLS:
             break
         # Short samples are mostly waiting, which says little of how many calls are needed: never straight to the end.

@@ -15,10 +15,10 @@ from gptoss_mlx.ops.kernel_classes import KernelClass
 
 Values = npt.NDArray[np.float32]
 
-TOLERANCE: Final[Mapping[str, float]] = {"bfloat16": 2e-2, "float16": 4e-3, "float32": 2e-4}
+TOLERANCE: Final[Mapping[str, float]] = {"bfloat16": 1e-2, "float16": 2e-3, "float32": 2e-4}
 """Relative L2 error of a row (the last axis) of a result, by the dtype of activations, against float32 on the same
-inputs: one operation's rounding comes to a quarter of it; float32 allows for sums in another order and the GPU's
-transcendental functions."""
+inputs: rounding comes to a quarter of it, to a half for three operations in a row; float32 allows for sums in another
+order and for the GPU's transcendental functions."""
 
 ELEMENT_TOLERANCE: Final = 8
 """A single value may be off by this many tolerances of the root mean square of its row, or of itself where it is
@@ -49,6 +49,8 @@ class Outcome(StrEnum):
     """Its results are not the reference's."""
     FAILED = "failed"
     """It did not compile, or raised."""
+    UNFIT = "unfit"
+    """It does not take this model's shapes or dtypes."""
     DIED = "died"
     """The process ended while it was tried."""
     UNREACHED = "unreached"

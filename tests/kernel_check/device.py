@@ -7,10 +7,13 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import Device
 from gptoss_mlx.kernel_check.choice import Bench
+from gptoss_mlx.kernel_check.run import KernelCheck
 from gptoss_mlx.kernel_check.shapes import random_model
 from gptoss_mlx.kernel_check.timing import Machine
+from gptoss_mlx.kernel_check.trials import Trial
 from gptoss_mlx.model import Model
 from gptoss_mlx.ops import ReferenceOps
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass, kernel_class
@@ -89,7 +92,15 @@ class SimulatedDevice:
             "working_set_bytes": 2**33,
             "cpu_cores": 8,
         }
-        return Bench(Device(**(facts | changes)), self.make_ops, self.make_ops(frozenset()), self.machine)
+        return Bench(Device(**(facts | changes)), self.make_ops, self.make_ops(frozenset()), serves_all, self.machine)
+
+    def kernel_check(self, model: Model, **options: Any) -> KernelCheck:
+        stock = self.make_ops(frozenset())
+        return KernelCheck(model, self.make_ops, stock, **{"serves": serves_all, "machine": self.machine} | options)
+
+
+def serves_all(trial: Trial, layer: DecoderLayer) -> bool:
+    return True
 
 
 class SimulatedOps(ReferenceOps):

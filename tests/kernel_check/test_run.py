@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from gptoss_mlx.kernel_check.run import CHECK_SECONDS, KernelCheck
+from gptoss_mlx.kernel_check.run import CHECK_SECONDS
 from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Verdict
 from gptoss_mlx.model import Model
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
@@ -24,7 +24,7 @@ def check(model: Model, device: SimulatedDevice, *, only: Sequence[str] = (), **
     """A check's verdicts by name; `only`: of these kernels, the others known to be right and fast."""
     if only:
         options["known"] = [Verdict(kernel, Outcome.KEPT, "") for kernel in KERNEL_CLASSES if str(kernel) not in only]
-    run = KernelCheck(model, device.make_ops, device.make_ops(frozenset()), machine=device.machine, **options)
+    run = device.kernel_check(model, **options)
     return {str(verdict.kernel): verdict for verdict in run.run(lambda kernel: None)}
 
 
@@ -63,7 +63,7 @@ def test_kernels_that_are_right_and_fast_are_kept(dtype: mx.Dtype):
 
 def test_each_kernel_is_announced_before_it_is_tried_and_all_of_them_at_the_end(model: Model):
     device, begun = SimulatedDevice(), []
-    run = KernelCheck(model, device.make_ops, device.make_ops(frozenset()), machine=device.machine)
+    run = device.kernel_check(model)
     run.run(lambda kernel: begun.append((kernel, len(run.verdicts))))
     assert begun == [*zip(KERNEL_CLASSES, itertools.count(), strict=False), (TOGETHER, len(KERNEL_CLASSES))]
 
@@ -181,7 +181,7 @@ def test_a_kernel_that_hangs_costs_the_time_of_those_after_it_and_is_not_tried_a
 def test_no_kernel_is_begun_after_the_time_is_up(model: Model, seconds: float):
     device = SimulatedDevice()
     begun: list[float] = []
-    run = KernelCheck(model, device.make_ops, device.make_ops(frozenset()), machine=device.machine, seconds=seconds)
+    run = device.kernel_check(model, seconds=seconds)
     verdicts = run.run(lambda kernel: begun.append(device.now) if kernel != TOGETHER else None)
     assert all(time <= seconds for time in begun)
     assert [str(verdict.kernel) for verdict in verdicts] == names()
@@ -196,13 +196,20 @@ def test_where_the_stock_path_itself_fails_nothing_is_kept(model: Model):
     assert "stock path raises RuntimeError: out of memory" in verdicts["expert_down@1"].reason
 
 
+def test_a_kernel_that_does_not_serve_the_model_is_not_tried(model: Model):
+    device = SimulatedDevice()
+    run = device.kernel_check(model, serves=lambda trial, layer: trial.kernel.op != "norm_router")
+    verdicts = {str(verdict.kernel): verdict for verdict in run.run(lambda kernel: None)}
+    assert left_out(verdicts) == {"norm_router@1": Outcome.UNFIT}
+
+
 def test_what_was_found_before_an_interruption_is_there(model: Model):
     def interrupt(kernel: KernelClass) -> None:
         if str(kernel) == "linear_residual@1":
             raise KeyboardInterrupt
 
     device = SimulatedDevice()
-    run = KernelCheck(model, device.make_ops, device.make_ops(frozenset()), machine=device.machine)
+    run = device.kernel_check(model)
     with pytest.raises(KeyboardInterrupt):
         run.run(interrupt)
     assert [str(verdict.kernel) for verdict in run.verdicts] == names()[: names().index("linear_residual@1")]
