@@ -15,9 +15,10 @@ from gptoss_mlx.config import PRESETS
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.kernel_check.choice import Bench, check_kernels, this_bench
+from gptoss_mlx.kernel_check.combination import make_combination
 from gptoss_mlx.kernel_check.run import CHECK_SECONDS
 from gptoss_mlx.kernel_check.shapes import random_model
-from gptoss_mlx.kernel_check.store import make_combination, read_verdicts, verdict_facts
+from gptoss_mlx.kernel_check.store import read_verdicts, verdict_facts
 from gptoss_mlx.kernel_check.verdict import Verdict
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import POCKET, find_model
@@ -84,7 +85,8 @@ def _check_options(arguments: argparse.Namespace, seconds: float) -> None:
         raise UsageError(f"{arguments.model} and --shape were both given; expected a model or a shape, not both")
     if arguments.dense_bits is not None and arguments.shape is None:
         raise UsageError("--dense-bits says how the weights of a --shape are stored; a model's are as they are")
-    if seconds <= 0:
+    # Not a number is neither.
+    if not seconds > 0:
         raise UsageError(f"--seconds is {seconds:g}; expected a number above 0")
 
 

@@ -14,11 +14,13 @@ from typing import Final
 
 import mlx.core as mx
 
+from gptoss_mlx.checkpoint import Checkpoint
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import Device, this_device
+from gptoss_mlx.kernel_check.combination import Combination, combination_of, make_combination
 from gptoss_mlx.kernel_check.fit import kernel_serves
 from gptoss_mlx.kernel_check.run import CHECK_SECONDS, KernelCheck, MakeOps
-from gptoss_mlx.kernel_check.store import Combination, make_combination, read_verdicts, write_verdicts
+from gptoss_mlx.kernel_check.store import read_verdicts, write_verdicts
 from gptoss_mlx.kernel_check.timing import THIS_MACHINE, Machine
 from gptoss_mlx.kernel_check.trials import Trial
 from gptoss_mlx.kernel_check.verdict import Outcome, Verdict
@@ -89,6 +91,11 @@ def choose_for(model: Model, setting: KernelSetting, bench: Bench, checking: Che
         chosen = frozenset(KERNEL_CLASSES if setting is KernelSetting.ON else ())
     _chosen[model] = chosen
     choose_kernels(frozenset.intersection(*_chosen.values()))
+
+
+def known_verdicts(checkpoint: Checkpoint, device: Device) -> tuple[Verdict, ...]:
+    """What is known of the kernels for the model in a folder, whose weights are not read; empty without Metal."""
+    return read_verdicts(combination_of(checkpoint, device)).verdicts if device.metal else ()
 
 
 def check_kernels(

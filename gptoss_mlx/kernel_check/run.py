@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.decoder_layer import DecoderLayer
+from gptoss_mlx.kernel_check.combination import dtype_name
 from gptoss_mlx.kernel_check.fit import kernel_serves
 from gptoss_mlx.kernel_check.timing import THIS_MACHINE, Machine, time_pairs
 from gptoss_mlx.kernel_check.trials import Arrays, Case, Trial, make_joint_cases, make_trial
@@ -181,11 +182,11 @@ class KernelCheck:
     def _fault(
         self, found: Sequence[Result], stock: Sequence[Result], exact: Sequence[Values]
     ) -> tuple[str | None, float]:
-        return find_fault(found, stock, exact, _dtype_name(self._model.dtype))
+        return find_fault(found, stock, exact, dtype_name(self._model.dtype))
 
     def _results(self, arrays: Arrays) -> list[Result]:
         self._machine.evaluate(arrays)
-        return [Result(np.array(array.astype(mx.float32)), _dtype_name(array.dtype)) for array in arrays]
+        return [Result(np.array(array.astype(mx.float32)), dtype_name(array.dtype)) for array in arrays]
 
     @property
     def _layer(self) -> DecoderLayer:
@@ -201,7 +202,3 @@ def _words(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = next((line for line in lines if "error:" in line), lines[0] if lines else "")
     return f"{type(error).__name__}: {telling[:200]}" if telling else type(error).__name__
-
-
-def _dtype_name(dtype: mx.Dtype) -> str:
-    return str(dtype).removeprefix("mlx.core.")

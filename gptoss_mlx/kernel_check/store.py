@@ -11,61 +11,22 @@ A kernel that ends the whole process (a GPU fault does) is found by "trying": it
 write its verdict. Owns: the file and when it counts. Does not own: what is found (`run`), what is chosen (`choice`).
 """
 
-import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any, Final
 
-import mlx.core as mx
-
-from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.device import Device
+from gptoss_mlx.kernel_check.combination import Combination
 from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Verdict
-from gptoss_mlx.model import Model
-from gptoss_mlx.ops import Projection, QuantizedLinear
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
-from gptoss_mlx.settings import kernels_folder
 
 FORMAT: Final = "gptoss-mlx kernel check"
 """What the file calls itself."""
 
 VERSION: Final = 1
 """The version that this code writes, and the only one that it reads."""
-
-SOURCE_PACKAGES: Final = ("gptoss_mlx.metal", "gptoss_mlx.ops", "gptoss_mlx.kernel_check")
-"""Whose files a verdict depends on: the kernels, what chooses and launches them, what they are compared with, how."""
-
-
-@dataclass(frozen=True, slots=True)
-class Combination:
-    """What a verdict holds for, and nothing else."""
-
-    chip: str
-    """Such as "Apple M3 Max"."""
-    architecture: str
-    """The GPU's family, such as "applegpu_g15s"."""
-    system: str
-    """The operating system with its version: the compiler of kernels comes with it."""
-    mlx: str
-    """MLX's version."""
-    sources: str
-    """sha256 of the kernels' sources."""
-    model: Mapping[str, Any]
-    """The model's shape: widths, heads, experts, quantisation, dtype."""
-
-    @property
-    def file(self) -> Path:
-        """Where the verdicts for this chip and this shape of model are kept."""
-        text = json.dumps([self.chip, self.architecture, dict(self.model)], sort_keys=True)
-        return kernels_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,70 +39,6 @@ class Stored:
     """Those whose verdict is that the process ended while they were tried, which the file did not say yet."""
     why_not: str | None = None
     """One sentence about a file that was there and could not be believed."""
-
-
-def make_combination(model: Model, device: Device) -> Combination:
-    """What verdicts on `model`'s kernels on `device` hold for."""
-    return Combination(
-        chip=device.name,
-        architecture=device.architecture,
-        system=system_name(),
-        mlx=importlib.metadata.version("mlx"),
-        sources=sources_digest(),
-        model=model_shape(
-            model.config,
-            {
-                "qkv": storage(model.layers[0].attention.qkv),
-                "output": storage(model.layers[0].attention.output),
-                "router": storage(model.layers[0].experts.router),
-                "lm_head": storage(model.lm_head),
-            },
-            model.dtype,
-        ),
-    )
-
-
-def model_shape(config: ModelConfig, dense: Mapping[str, str], dtype: mx.Dtype) -> dict[str, Any]:
-    """All of a model that the speed and the code of kernels depend on; `dense` is how projections are stored."""
-    return {
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "query_heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "experts": config.num_experts,
-        "experts_per_token": config.experts_per_token,
-        "window": config.sliding_window,
-        "vocabulary": config.vocab_size,
-        "dense": dict(dense),
-        "dtype": str(dtype).removeprefix("mlx.core."),
-    }
-
-
-def storage(linear: Projection) -> str:
-    """How a projection is stored, such as "bfloat16" or "8 bits in groups of 64"."""
-    if isinstance(linear, QuantizedLinear):
-        return f"{linear.bits} bits in groups of {linear.group_size}"
-    return str(linear.weight.dtype).removeprefix("mlx.core.")
-
-
-def system_name() -> str:
-    """The operating system with its version."""
-    release = platform.mac_ver()[0]
-    return f"macOS {release}" if release else f"{platform.system()} {platform.release()}"
-
-
-@cache
-def sources_digest() -> str:
-    """sha256 of every source that a verdict depends on."""
-    digest = hashlib.sha256()
-    for package in SOURCE_PACKAGES:
-        files = [entry for entry in resources.files(package).iterdir() if entry.name.endswith((".h", ".metal", ".py"))]
-        for entry in sorted(files, key=lambda entry: entry.name):
-            content = entry.read_bytes()
-            digest.update(f"{package}/{entry.name} {len(content)}\n".encode())
-            digest.update(content)
-    return digest.hexdigest()
 
 
 def read_verdicts(combination: Combination) -> Stored:

@@ -10,7 +10,8 @@ import pytest
 from gptoss_mlx.errors import Cancelled, UsageError
 from gptoss_mlx.kernel_check import choice
 from gptoss_mlx.kernel_check.choice import check_kernels, choose_for, load_ready_model
-from gptoss_mlx.kernel_check.store import make_combination, read_verdicts, write_verdicts
+from gptoss_mlx.kernel_check.combination import make_combination
+from gptoss_mlx.kernel_check.store import read_verdicts, write_verdicts
 from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Verdict
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import POCKET_FOLDER
@@ -111,7 +112,7 @@ def test_a_changed_combination_is_checked_anew_and_says_what_changed(
 ):
     device = SimulatedDevice(dict.fromkeys(names()[3:], LIE))
     known(model, device, but="")
-    monkeypatch.setattr("gptoss_mlx.kernel_check.store.system_name", lambda: "macOS 99.1")
+    monkeypatch.setattr("gptoss_mlx.kernel_check.combination.system_name", lambda: "macOS 99.1")
     choose_for(model, KernelSetting.AUTO, device.bench())
     assert chosen_kernels() < ALL
     assert "the operating system changed since the last check" in caplog.records[0].message

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,15 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from gptoss_mlx.checkpoint import open_checkpoint
+from gptoss_mlx.kernel_check import combination as combinations
 from gptoss_mlx.kernel_check import store
-from gptoss_mlx.kernel_check.store import Combination, make_combination, read_verdicts, write_verdicts
+from gptoss_mlx.kernel_check.choice import known_verdicts
+from gptoss_mlx.kernel_check.combination import Combination, combination_of, make_combination
+from gptoss_mlx.kernel_check.store import read_verdicts, write_verdicts
 from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Verdict
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES
+from gptoss_mlx.weights import load_model
 from tests.kernel_check.device import SimulatedDevice, random_model, small_model
 
 FOUND = (
@@ -189,9 +195,24 @@ def test_a_place_that_cannot_be_written_is_an_os_error_and_leaves_nothing_behind
     assert read_verdicts(combination).verdicts == FOUND
 
 
+@pytest.mark.parametrize("bits", [None, 8])
+def test_a_model_in_a_folder_and_the_same_model_loaded_are_one_combination(
+    conversions: Callable[[int | None], str], bits: int | None
+):
+    device = SimulatedDevice().bench().device
+    model = load_model(conversions(bits), dtype=mx.bfloat16)
+    combination = make_combination(model, device)
+    assert combination_of(open_checkpoint(conversions(bits)), device) == combination
+    assert known_verdicts(open_checkpoint(conversions(bits)), device) == ()
+    write_verdicts(combination, FOUND)
+    assert known_verdicts(open_checkpoint(conversions(bits)), device) == FOUND
+    without = SimulatedDevice().bench(metal=False).device
+    assert known_verdicts(open_checkpoint(conversions(bits)), without) == ()
+
+
 def test_the_digest_covers_every_kernel_and_its_launcher(monkeypatch: pytest.MonkeyPatch):
-    digest = store.sources_digest.__wrapped__
+    digest = combinations.sources_digest.__wrapped__
     before = digest()
     assert before == digest()
-    monkeypatch.setattr(store, "SOURCE_PACKAGES", store.SOURCE_PACKAGES[:1])
+    monkeypatch.setattr(combinations, "SOURCE_PACKAGES", combinations.SOURCE_PACKAGES[:1])
     assert digest() != before
