@@ -5,6 +5,7 @@ logger `gptoss_mlx.kernels`). Does not own: the check (`run`), the file (`store`
 (`ops`).
 """
 
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable, Iterable
@@ -133,6 +134,9 @@ def check_kernels(
         try:
             write_verdicts(combination, verdicts, trying)
         except OSError as error:
+            # What is there names a kernel that is done by now: a later load would think that it ended the process.
+            with contextlib.suppress(OSError):
+                combination.file.unlink(missing_ok=True)
             unkept = f"what was found cannot be kept ({error}): the next load checks again"
 
     def with_earlier() -> Iterable[Verdict]:

@@ -3,12 +3,14 @@
     {
       "format": "gptoss-mlx kernel check", "version": 1,
       "combination": {"chip": "Apple M3 Max", …, "model": {"hidden_size": 2880, …}},
-      "trying": null,                                a kernel, while it is tried
+      "trying": null,                                while a kernel is tried: its name, and the process that tries it
       "verdicts": {"norm_qkv_rope@1": {"outcome": "kept", "reason": "…", "ratio": 0.61, …}, …}
     }
 
-A kernel that ends the whole process (a GPU fault does) is found by "trying": it was noted there, and nobody lived to
-write its verdict. Owns: the file and when it counts. Does not own: what is found (`run`), what is chosen (`choice`).
+A kernel that ends the whole process (a GPU fault does) is found by "trying": it was noted there, and the process that
+did so is gone without having written its verdict.
+
+Owns: the file and when it counts. Does not own: what is found (`run`), what is chosen (`choice`).
 """
 
 import json
@@ -78,7 +80,7 @@ def write_verdicts(combination: Combination, verdicts: Iterable[Verdict], trying
         "format": FORMAT,
         "version": VERSION,
         "combination": asdict(combination),
-        "trying": None if trying is None else str(trying),
+        "trying": None if trying is None else {"kernel": str(trying), "process": os.getpid()},
         "verdicts": {name: verdict_facts(verdict) for name, verdict in found.items()},
     }
     path = combination.file
@@ -111,13 +113,16 @@ def verdict_facts(verdict: Verdict) -> dict[str, Any]:
 def _read_all(values: Mapping[str, Any]) -> Stored:
     found = {kernel: _read(kernel, values["verdicts"].get(str(kernel))) for kernel in KERNEL_CLASSES}
     verdicts = {kernel: verdict for kernel, verdict in found.items() if verdict is not None}
+    died: frozenset[KernelClass] = frozenset()
+    reason = "was being tried when the program ended; `gptoss check` tries it once more"
     trying = values["trying"]
-    if trying == str(TOGETHER):
-        died = frozenset(kernel for kernel, verdict in verdicts.items() if verdict.kept)
-        reason = "was in use when the program ended while kernels were tried together; `gptoss check` tries once more"
-    else:
-        died = frozenset(kernel for kernel in KERNEL_CLASSES if str(kernel) == trying)
-        reason = "was being tried when the program ended; `gptoss check` tries it once more"
+    if trying is not None and not _is_running(trying["process"]):
+        died = frozenset(kernel for kernel in KERNEL_CLASSES if str(kernel) == trying["kernel"])
+        if trying["kernel"] == str(TOGETHER):
+            died = frozenset(kernel for kernel, verdict in verdicts.items() if verdict.kept)
+            reason = (
+                "was in use when the program ended while kernels were tried together; `gptoss check` tries it again"
+            )
     verdicts |= {kernel: Verdict(kernel, Outcome.DIED, reason) for kernel in died}
     return Stored(tuple(verdicts[kernel] for kernel in KERNEL_CLASSES if kernel in verdicts), died)
 
@@ -143,3 +148,16 @@ def _changed_parts(stored: Mapping[str, Any], combination: Combination) -> list[
         "model": "the model's shape",
     }
     return [words for key, words in names.items() if stored[key] != asdict(combination)[key]]
+
+
+def _is_running(process: Any) -> bool:
+    """Whether the process of this number is there; true of this one, and of those that belong to others."""
+    if not isinstance(process, int) or process < 1:
+        raise ValueError(f"{process!r} is no process")
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from gptoss_mlx.errors import Cancelled, UsageError
 from gptoss_mlx.kernel_check import choice
 from gptoss_mlx.kernel_check.choice import check_kernels, choose_for, load_ready_model
-from gptoss_mlx.kernel_check.combination import make_combination
+from gptoss_mlx.kernel_check.combination import Combination, make_combination
 from gptoss_mlx.kernel_check.store import read_verdicts, write_verdicts
 from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Verdict
 from gptoss_mlx.model import Model
@@ -141,6 +141,25 @@ def test_a_file_that_cannot_be_written_does_not_stop_the_model(
     assert caplog.records[-1].message.endswith("): the next load checks again")
 
 
+def test_a_disk_that_is_full_halfway_leaves_no_kernel_under_suspicion(
+    model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    written: list[KernelClass | None] = []
+
+    def write(combination: Combination, verdicts: Iterable[Verdict], trying: KernelClass | None = None) -> None:
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(trying)
+        write_verdicts(combination, verdicts, trying)
+
+    monkeypatch.setattr(choice, "write_verdicts", write)
+    device = SimulatedDevice()
+    choose_for(model, KernelSetting.AUTO, device.bench())
+    assert chosen_kernels() == ALL
+    assert [record.message.split(" (")[0] for record in caplog.records] == ["what was found cannot be kept"]
+    assert read_verdicts(make_combination(model, device.bench().device)).verdicts == ()
+
+
 def test_an_interrupted_check_loses_nothing_and_leaves_the_stock_path(model: Model):
     device = SimulatedDevice()
     known(model, device, but="")
@@ -193,6 +212,9 @@ def test_a_kernel_that_ended_the_process_is_left_out_and_the_check_goes_on(
     combination = make_combination(model, device.bench().device)
     kept = [Verdict(kernel, Outcome.KEPT, "") for kernel in KERNEL_CLASSES[:-2]]
     write_verdicts(combination, kept, trying=KERNEL_CLASSES[-2])
+    values = json.loads(combination.file.read_text())
+    values["trying"]["process"] = 2**40
+    combination.file.write_text(json.dumps(values))
     choose_for(model, KernelSetting.AUTO, device.bench())
     assert chosen_kernels() == all_but(names()[-2])
     assert [record.message for record in caplog.records] == [
@@ -213,7 +235,7 @@ def test_while_a_kernel_is_tried_the_file_says_so(model: Model):
     watched = device.evaluate
 
     def evaluate(arrays: object) -> None:
-        tried.append(json.loads(file.read_text())["trying"])
+        tried.append(json.loads(file.read_text())["trying"]["kernel"])
         watched(arrays)  # type: ignore[arg-type]
 
     device.evaluate = evaluate  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 
 from gptoss_mlx.kernel_check.run import CHECK_SECONDS
+from gptoss_mlx.kernel_check.shapes import random_model
 from gptoss_mlx.kernel_check.verdict import TOGETHER, Outcome, Verdict
 from gptoss_mlx.model import Model
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
@@ -47,10 +48,12 @@ def one_wrong(array: mx.array) -> mx.array:
     return mx.concatenate([flat[:place], value, flat[place + 1 :]]).reshape(array.shape)
 
 
-@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
-def test_kernels_that_are_right_and_fast_are_kept(dtype: mx.Dtype):
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(mx.bfloat16, None), (mx.float16, None), (mx.float32, 4), (mx.bfloat16, 8)]
+)
+def test_kernels_that_are_right_and_fast_are_kept(dtype: mx.Dtype, bits: int | None):
     device = SimulatedDevice()
-    verdicts = check(small_model(dtype), device)
+    verdicts = check(random_model(small_model().config, dtype, dense_bits=bits), device)
     assert list(verdicts) == names()
     assert left_out(verdicts) == {}
     assert device.now < CHECK_SECONDS

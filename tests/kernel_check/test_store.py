@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +129,10 @@ def test_a_damaged_or_foreign_file_is_not_believed_and_one_sentence_says_so(
         {"verdicts": {"norm_qkv_rope@1": {"outcome": "kept", "reason": "", "size": "one"}}},
         {"verdicts": {"norm_qkv_rope@1": {"outcome": "kept", "reason": "", "size": 1, "ratio": "half"}}},
         {"combination": {"chip": "Apple M9"}},
+        {"trying": "norm_qkv_rope@1"},
+        {"trying": {"kernel": "norm_qkv_rope@1"}},
+        {"trying": {"kernel": "norm_qkv_rope@1", "process": "mine"}},
+        {"trying": {"kernel": "norm_qkv_rope@1", "process": -1}},
     ],
 )
 def test_a_file_with_one_wrong_part_is_not_believed(combination: Combination, changes: dict[str, Any]):
@@ -156,6 +162,20 @@ def test_kernels_that_this_version_does_not_know_are_ignored(combination: Combin
     assert read_verdicts(combination).verdicts == FOUND
 
 
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that tries a kernel is one that has ended by now."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    monkeypatch.setattr(store.os, "getpid", lambda: child.pid)
+
+
+def test_a_kernel_that_is_being_tried_by_a_process_that_runs_is_just_not_known(combination: Combination):
+    write_verdicts(combination, FOUND[:1], trying=KERNEL_CLASSES[1])
+    assert read_verdicts(combination) == store.Stored(FOUND[:1])
+
+
+@pytest.mark.usefixtures("nobody")
 def test_a_kernel_that_ended_the_process_is_found_by_the_note_that_it_was_being_tried(combination: Combination):
     write_verdicts(combination, FOUND[:1], trying=KERNEL_CLASSES[1])
     found = read_verdicts(combination)
@@ -165,6 +185,7 @@ def test_a_kernel_that_ended_the_process_is_found_by_the_note_that_it_was_being_
     assert found.verdicts[1].faulty
 
 
+@pytest.mark.usefixtures("nobody")
 def test_kernels_that_ended_the_process_together_are_all_left_out(combination: Combination):
     write_verdicts(combination, FOUND, trying=TOGETHER)
     found = read_verdicts(combination)
