@@ -5,12 +5,14 @@
     with load("pocket") as model:
         print(model.ask("What is 17 plus 25?"))
 
-All but the exceptions is loaded when it is first used, so that the import costs next to nothing.
+All but the exceptions is loaded when it is first used, so that the import costs next to nothing. On chips that gain by
+it, the import sets how much MLX puts into a command buffer (`command_buffers`), unless MLX is there already.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gptoss_mlx.command_buffers import set_limits
 from gptoss_mlx.errors import (
     Cancelled,
     ChecksumError,
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     from gptoss_mlx.stream import Stream
 
 __version__ = "0.1.0"
+
+# Whoever imports MLX through this package comes by here first, and MLX reads the limits when it is imported.
+set_limits()
 
 _HOMES = {
     "gptoss_mlx.api": ("GptOss", "load"),

@@ -107,12 +107,12 @@ class Generation:
             if cancelled():
                 raise Cancelled(f"stopped after {done} of {total} prompt tokens")
             chunk = list(prompt[done : done + self._prefill_chunk])
-            logits = self._forward(chunk)
-            mx.eval(logits)
+            result = self._forward(chunk)
+            mx.eval(result)
             done += len(chunk)
             if done == total:
                 self._length = total
-                self._queue(logits)
+                self._queue(result)
                 self.prefill_seconds = time.perf_counter() - start
             yield done, total
 
@@ -131,7 +131,7 @@ class Generation:
         if not self.exhausted:
             self._sampler.observe(token)
             if self._model.runs_apart:
-                self._queue(self._forward(token[None]))
+                self._queue(self._forward(token.reshape(1, 1)))
             else:
                 self._unread.append(cast(int, token.item()))
         return Step(cast(int, token.item()), None if logprob is None else cast(float, logprob.item()))
@@ -161,13 +161,20 @@ class Generation:
         self._queue(self._forward(tokens))
 
     def _forward(self, tokens: list[int] | mx.array) -> mx.array:
-        """Logits [1, vocab] after `tokens` (a list of ids or [1, n] int32)."""
+        """What the next draw is made from, after `tokens` (a list of ids or integers [1, n]).
+
+        Logits [1, vocab]; where every draw is the most probable token, that token at once, [1, 1].
+        """
+        assert self._sampler is not None, "prefill comes first"
         batch = tokens if isinstance(tokens, mx.array) else mx.array([tokens], dtype=mx.int32)
+        if self._sampler.greedy:
+            return self._model.most_probable(batch, self._cache)
         return self._model(batch, self._cache, last_only=True)[:, -1]
 
-    def _queue(self, logits: mx.array) -> None:
-        assert self._sampler is not None
-        token, logprob = self._sampler.draw(logits)
+    def _queue(self, result: mx.array) -> None:
+        """Queues the draw from what `_forward` gave."""
+        assert self._sampler is not None, "prefill comes first"
+        token, logprob = (result, None) if self._sampler.greedy else self._sampler.draw(result)
         self._pending = (token, logprob)
         mx.async_eval(token, *(() if logprob is None else (logprob,)))  # type: ignore[no-untyped-call]
 

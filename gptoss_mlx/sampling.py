@@ -73,6 +73,12 @@ class Sampler:
             self._seen = mx.zeros((vocab_size,), dtype=mx.bool_)
             self.observe(mx.array(list(context), dtype=mx.int32))
 
+    @property
+    def greedy(self) -> bool:
+        """Whether every draw is the largest of the unmodified logits, and nothing but the token is asked for."""
+        sampling = self._sampling
+        return sampling.temperature == 0 and self._bias is None and self._seen is None and not sampling.logprobs
+
     def observe(self, tokens: mx.array) -> None:
         """Counts `tokens` [n] int32 as seen: those that entered the context, drawn or forced."""
         if self._seen is not None and tokens.size:

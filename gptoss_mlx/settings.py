@@ -1,4 +1,4 @@
-"""Where the project keeps its files, and the environment variables that change it.
+"""Where the project keeps its files, and the environment variable that changes it.
 
 `GPTOSS_HOME`: folder for everything that gptoss keeps (history now; models and chats). Default: the platform's data
 folder.

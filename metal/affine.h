@@ -1,13 +1,14 @@
-// Rows of a matrix in MLX's affine quantisation: `scale * code + offset`, scale and offset shared by GROUP values of a row,
-// the unsigned codes of BITS bits one after the other in little-endian words.
+// Rows of a matrix in MLX's affine quantisation: `scale * code + offset`, scale and offset shared by GROUP values of a
+// row, the unsigned codes of BITS bits one after the other in little-endian words.
 //
-// Codes become floats without a conversion from integers: a half whose exponent bits are zero is its mantissa times 2^-24,
-// exactly. Two codes at once, one in each half of a word:
+// Codes become floats without a conversion from integers: a half whose exponent bits are zero is its mantissa times
+// 2^-24, exactly. Two codes at once, one in each half of a word:
 //
 //     half    s eeeee mmmmmmmmmm
 //     code    0 00000 00cccccccc         = code * 2^-24
 //
-// The factor 2^24 is given back where the scale is applied, once for a chunk. Offsets meet the sum of the chunk's x alone.
+// The factor 2^24 is given back where the scale is applied, once for a chunk. Offsets meet the sum of the chunk's x
+// alone.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -58,8 +59,9 @@ struct Codes<4> {
 //
 //     a unit     333333 222222 111111 000000                 code of each bit, four codes in three bytes
 //
-//     words      22222222 11111111 11111111 00000000  ...    word 0 is unit 0 and the low byte of unit 1, word 1 the rest of
-//                                                            unit 1 and the low half of unit 2, word 2 the rest
+//     word 0     11111111 00000000 00000000 00000000         unit of each bit
+//     word 1     22222222 22222222 11111111 11111111
+//     word 2     33333333 33333333 33333333 22222222
 template <>
 struct Codes<6> {
     static constant constexpr int CHUNK = 32;

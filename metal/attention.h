@@ -6,33 +6,34 @@
 //     scores[row][key] = sum over dim of  q[row][dim] * k[key][dim]
 //     sums[row][dim]  += sum over key of  2^(scores[row][key] - peak[row]) * v[key][dim]
 //
-// A lane holds two neighbouring elements of an 8x8 matrix; which ones, Apple says nowhere, and MLX's own kernels rely on:
+// A lane holds two neighbouring elements of an 8x8 matrix. Which ones, Apple does not say; MLX's own kernels rely on
 //
-//     lane bits  4 3 2 1 0        row = 4 * bit4 + 2 * bit2 + bit1        column = 4 * bit3 + 2 * bit0, and the next one
+//     lane bits 43210     row = 4 * bit4 + 2 * bit2 + bit1     column = 4 * bit3 + 2 * bit0, and the next one
 //
 // A product does not mind the order of the dims it sums over, nor an output the order of its columns, as long as both
 // sides agree. So matrix f of the eight that make up 64 dims takes the dims that make a lane's share of all eight one
 // octet of neighbours in memory, 16 bytes of a 16-bit type, and nothing is staged or shuffled:
 //
-//     matrix       element          dim                                  a lane's share of 8 matrices
-//     q            [row][k]         8 * k + f                            octets `column` and `column + 1` of its row
-//     k (as k^T)   [k][key]         8 * k + f                            octet `row` of keys `column` and `column + 1`
-//     v            [key][n]         8 * (n / 2) + 32 * (n % 2) + f       octets `column / 2` and `4 + column / 2` of key `row`
-//     sums         [row][n]         as v                                 the same two octets of its row
+//     matrix       element      dim                              a lane's share of 8 matrices
+//     q            [row][k]     8 * k + f                        octets column and column + 1 of its row
+//     k (as k^T)   [k][key]     8 * k + f                        octet row of keys column and column + 1
+//     v            [key][n]     8 * (n / 2) + 32 * (n % 2) + f   octets column / 2 and 4 + column / 2 of key row
+//     sums         [row][n]     as v                             the same two octets of its row
 //
-// Numerics: all float32. q comes in multiplied by log2(e) / sqrt(64), so that weights are exp2 of differences of scores;
-// `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never by arithmetic
-// with infinities, and its value must come in as zeros. A row that has seen no key has peak LOWEST, total 0 and sums 0.
+// Numerics: all float32. q is multiplied by log2(e) / sqrt(64) as it is loaded, so that weights are exp2 of differences
+// of scores; `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never
+// by arithmetic with infinities; since 0 * NaN is NaN, its value must still be a number: that of a position that
+// counts, or zeros. A row that has seen no key has peak LOWEST, total 0 and sums 0.
 #include <metal_simdgroup_matrix>
 #include <metal_stdlib>
 using namespace metal;
 
 constant constexpr int HEAD_DIM = 64;
-constant constexpr int STEP_KEYS = 16;                                      // keys that a simdgroup takes in one step
+constant constexpr int STEP_KEYS = 16;                  // keys that a simdgroup takes in one step
 constant constexpr int MATRIX_ROWS = 8;
 constant constexpr float LOG2_E = 1.44269504f;
-constant constexpr float SCALE = 0.125f * LOG2_E;                           // 1 / sqrt(HEAD_DIM), for exp2
-constant constexpr float LOWEST = -3.0e38f;                                 // below any score, and finite
+constant constexpr float SCALE = 0.125f * LOG2_E;       // 1 / sqrt(HEAD_DIM), for exp2
+constant constexpr float LOWEST = -3.0e38f;             // below any score, and finite
 
 // Eight neighbouring values as they lie in memory.
 template <typename T>
@@ -74,7 +75,8 @@ inline Octet<T> zero_octet() {
 
 // Value f of an octet.
 inline float value_of(thread const Octet<half>& octet, uint f) {
-    return float(as_type<half2>(octet.words[0][f / 2])[f % 2]);
+    const half2 pair = as_type<half2>(octet.words[0][f / 2]);
+    return float(pair[f % 2]);
 }
 
 inline float value_of(thread const Octet<bfloat16_t>& octet, uint f) {
@@ -131,14 +133,14 @@ struct Rows {
     float total;        // of the weights in the lane's columns
 };
 
-// Rows that have seen nothing. The lane's own row of queries begins at `q`; without `used` it is zeros.
+// Rows that have seen nothing. The lane's row of queries begins at `q`.
 template <typename T>
-inline Rows new_rows(const device uint4* q, bool used, Place place) {
+inline Rows new_rows(const device uint4* q, Place place) {
     Rows rows;
     rows.peak = LOWEST;
     rows.total = 0.0f;
-    const Octet<T> first = used ? load_octet<T>(q, place.column) : zero_octet<T>();
-    const Octet<T> second = used ? load_octet<T>(q, place.column + 1) : zero_octet<T>();
+    const Octet<T> first = load_octet<T>(q, place.column);
+    const Octet<T> second = load_octet<T>(q, place.column + 1);
 #pragma clang loop unroll(full)
     for (uint f = 0; f < 8; f++) {
         rows.q[f] = SCALE * float2(value_of(first, f), value_of(second, f));
@@ -147,13 +149,25 @@ inline Rows new_rows(const device uint4* q, bool used, Place place) {
     return rows;
 }
 
-// A lane's share of STEP_KEYS keys and values, [8 keys each][half]:
-// keys[n][h] is octet `row` of key 8 * n + column + h, values[n][h] octet `column / 2 + 4 * h` of key 8 * n + row.
+// A lane's share of STEP_KEYS keys and values: keys[i] is octet `row` of key step_key(i), values[i] octet step_octet(i)
+// of key step_value(i), counted within the step.
 template <typename T>
 struct Step {
-    Octet<T> keys[STEP_KEYS / 8][2];
-    Octet<T> values[STEP_KEYS / 8][2];
+    Octet<T> keys[STEP_KEYS / 4];
+    Octet<T> values[STEP_KEYS / 4];
 };
+
+inline int step_key(int i, Place place) {
+    return i / 2 * 8 + int(place.column) + i % 2;
+}
+
+inline int step_value(int i, Place place) {
+    return i / 2 * 8 + int(place.row);
+}
+
+inline uint step_octet(int i, Place place) {
+    return place.column / 2 + uint(i % 2) * 4;
+}
 
 // Takes a step, whose first key is number `key`, into `rows`. The lane's row sees keys first <= number < stop.
 template <typename T>
@@ -161,14 +175,19 @@ inline void take_step(thread Rows& rows, thread const Step<T>& step, int key, in
     float2 scores[STEP_KEYS / 8];
     bool seen[STEP_KEYS / 8][2];
     float peak = rows.peak;
-#pragma clang loop unroll(full)
     for (int n = 0; n < STEP_KEYS / 8; n++) {
         scores[n] = float2(0.0f);
+    }
+    // Two products in turn: neither waits for its own last one.
 #pragma clang loop unroll(full)
-        for (uint f = 0; f < 8; f++) {
-            const float2 k = float2(value_of(step.keys[n][0], f), value_of(step.keys[n][1], f));
+    for (uint f = 0; f < 8; f++) {
+        for (int n = 0; n < STEP_KEYS / 8; n++) {
+            const float2 k = float2(value_of(step.keys[2 * n], f), value_of(step.keys[2 * n + 1], f));
             scores[n] = multiply_add(rows.q[f], k, scores[n]);
         }
+    }
+#pragma clang loop unroll(full)
+    for (int n = 0; n < STEP_KEYS / 8; n++) {
         for (int h = 0; h < 2; h++) {
             const int number = key + 8 * n + int(place.column) + h;
             seen[n][h] = number >= first && number < stop;
@@ -191,7 +210,7 @@ inline void take_step(thread Rows& rows, thread const Step<T>& step, int key, in
         rows.total += weights.x + weights.y;
 #pragma clang loop unroll(full)
         for (uint f = 0; f < 8; f++) {
-            const float2 v = float2(value_of(step.values[n][0], f), value_of(step.values[n][1], f));
+            const float2 v = float2(value_of(step.values[2 * n], f), value_of(step.values[2 * n + 1], f));
             rows.sums[f] = multiply_add(weights, v, rows.sums[f]);
         }
     }

@@ -7,10 +7,10 @@
 //     out        T      [OUT]                residual + sum over choices of weight * (down of the expert + bias)
 //
 // Work: a threadgroup owns DOWN_SIMDGROUPS * DOWN_ROWS rows for all chosen experts, so that nothing has to be added up
-// between threadgroups; a simdgroup computes DOWN_ROWS rows, which share every load of the activations. The experts come
-// one after the other: while one is multiplied, the next one's activations are staged in the other half of the planes,
-// so an expert costs one barrier, and memory for two (23,040 bytes in float32, 11,520 in 16 bits for IN = 2880) rather
-// than for all. Lanes keep their shares apart until all experts are in: one simd_sum a row.
+// between threadgroups; a simdgroup computes DOWN_ROWS rows, which share every load of the activations. The experts
+// come one after the other: while one is multiplied, the next one's activations are staged in the other half of the
+// planes, so an expert costs one barrier, and memory for two (23,040 bytes in float32, 11,520 in 16 bits for IN = 2880)
+// rather than for all. Lanes keep their shares apart until all experts are in: one simd_sum a row.
 //
 // Assumes: IN is a multiple of 32, OUT of the rows of a threadgroup; 16-byte aligned rows, as whole groups are.
 // Numerics: all sums in float, experts in the order of the choice; each output is rounded once.
@@ -63,7 +63,7 @@ void expert_down(
         }
         const ulong row = ulong(chosen[choice]) * OUT + first_row;
         float sums[DOWN_ROWS] = {};
-        add_row_products<IN, DOWN_ROWS>(
+        add_row_products<IN, DOWN_ROWS, T>(
             blocks + row * (IN / 8), scales + row * (IN / 32), planes + (choice % 2) * (IN / 4), sums, lane);
         for (uint i = 0; i < rows; i++) {
             totals[i] += weights[choice] * sums[i];

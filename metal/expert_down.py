@@ -16,6 +16,9 @@ _THREADS: Final = 256
 _CHOICE_BYTES: Final = 8
 """Threadgroup memory of one choice: an expert and its weight."""
 
+_MOST_CHOICES: Final = 16
+"""Experts per token: a lane for each bias of a simdgroup's two rows."""
+
 _DTYPES: Final = (mx.bfloat16, mx.float16, mx.float32)
 """What activations may be."""
 
@@ -45,7 +48,7 @@ def fits(inner: mx.array, logits: mx.array, down: ExpertLinear, residual: mx.arr
         and inner.dtype in _DTYPES
         and logits.size == experts
         and logits.dtype == mx.float32
-        and 1 <= experts_per_token <= min(experts, 16)
+        and 1 <= experts_per_token <= min(experts, _MOST_CHOICES)
         and width % 32 == 0
         and rows % _ROWS_A_THREADGROUP == 0
         and 2 * width * inner.dtype.size + experts_per_token * _CHOICE_BYTES <= library.MOST_THREADGROUP_BYTES

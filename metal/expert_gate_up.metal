@@ -6,9 +6,9 @@
 //                                          row 2i is the gate of output i, row 2i + 1 its up
 //     inner    T      [CHOICES, OUT/2]     of the chosen experts, strongest first
 //
-// Work: threadgroup (g, c) makes GATE_UP_SIMDGROUPS * GATE_UP_PAIRS outputs of choice c. Its first simdgroup chooses the
-// experts anew (a few hundred bytes of logits, against a dispatch of its own), all stage x; then each simdgroup computes
-// GATE_UP_PAIRS pairs of rows, four rows that share every load of x; its lane p finishes pair p.
+// Work: threadgroup (g, c) makes GATE_UP_SIMDGROUPS * GATE_UP_PAIRS outputs of choice c. Its first simdgroup chooses
+// the experts anew (a few hundred bytes of logits, against a dispatch of its own), all stage x; then each simdgroup
+// computes GATE_UP_PAIRS pairs of rows, four rows that share every load of x; its lane p finishes pair p.
 //
 // Assumes: IN is a multiple of 32, OUT / 2 of the outputs of a threadgroup; 16-byte aligned rows, as whole groups are.
 // Numerics: sums, bias and activation in float; each output is rounded once. NaN passes every clamp.
@@ -60,7 +60,7 @@ void expert_gate_up(
     // Lane r brings the bias of row r, all in one load.
     const float own_bias = lane < 2 * pairs ? float(bias[row + lane]) : 0.0f;
     float sums[2 * GATE_UP_PAIRS] = {};
-    add_row_products<IN, 2 * GATE_UP_PAIRS>(blocks + row * (IN / 8), scales + row * (IN / 32), planes, sums, lane);
+    add_row_products<IN, 2 * GATE_UP_PAIRS, T>(blocks + row * (IN / 8), scales + row * (IN / 32), planes, sums, lane);
 
     float own_gate = 0.0f;
     float own_up = 0.0f;

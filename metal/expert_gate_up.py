@@ -16,6 +16,9 @@ _THREADS: Final = 256
 _CHOSEN_BYTES: Final = 4
 """Threadgroup memory of the chosen expert."""
 
+_MOST_CHOICES: Final = 16
+"""Experts per token that `expert_down`, with a lane for each bias of its two rows, can sum up."""
+
 _DTYPES: Final = (mx.bfloat16, mx.float16, mx.float32)
 """What activations may be."""
 
@@ -45,7 +48,7 @@ def fits(
         and normed.dtype in _DTYPES
         and logits.size == experts
         and logits.dtype == mx.float32
-        and 1 <= experts_per_token <= min(experts, 16)
+        and 1 <= experts_per_token <= min(experts, _MOST_CHOICES)
         and width % 32 == 0
         and rows % (2 * _OUTPUTS_A_THREADGROUP) == 0
         and width * normed.dtype.size + _CHOSEN_BYTES <= library.MOST_THREADGROUP_BYTES

@@ -1,7 +1,7 @@
 // One token's attention to the first `length` positions of a full layer's buffer.
 //
 //     q           T [batch, kv_heads * G, 1, 64]
-//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; positions from `length` on may hold anything
+//     kv          T [batch, 2 * kv_heads, capacity, 64]    keys, then values; what lies from `length` on is not read
 //     length      int32, at least 1
 //     sinks       [kv_heads * G], any floating type
 //     result      without SPLIT: T [batch, 1, kv_heads * G * 64]
@@ -9,8 +9,9 @@
 //
 // A threadgroup of 256 threads takes one key/value head of one sequence and one split of the positions: grid
 // (256 * kv_heads, splits, batch). A split is ceil(length / splits) positions, rounded up to whole steps of 16, so that
-// work is shared evenly whatever the capacity; the last ones may be empty. Within it the 8 simdgroups take steps in turn,
-// all G query heads at once (attention.h), and are merged at the end. Every key and value is loaded once.
+// work is shared evenly whatever the capacity; the last ones may be empty. Within it the 8 simdgroups take steps in
+// turn, all G query heads at once (attention.h), and are merged at the end. Every key and value is loaded once; to fill
+// the last step of a split, its last one again.
 //
 // Assumes 1 <= G <= 8. Numerics: attention.h; without SPLIT the sink joins denominator and maximum at the end, with it
 // merge_attention adds it.
@@ -43,27 +44,25 @@ void full_attention(
     const int first = int(group.y) * chunk;
     const int stop = min(first + chunk, length);
 
-    const device uint4* own_q = (const device uint4*)(q) + (query_head + place.row) * words;
-    Rows state = new_rows<T>(own_q, place.row < G, place);
+    const uint own_row = min(place.row, uint(G - 1));
+    Rows attending = new_rows<T>((const device uint4*)(q) + (query_head + own_row) * words, place);
     for (int start = first + int(simdgroup) * STEP_KEYS; start < stop; start += 8 * STEP_KEYS) {
+        // Past the end the last row is loaded again: no branch keeps loads from being under way together.
+        const int last = stop - 1;
         Step<T> step;
 #pragma clang loop unroll(full)
         for (int i = 0; i < STEP_KEYS / 4; i++) {
-            const int n = i / 2, h = i % 2;
-            const int key = start + 8 * n + int(place.column) + h;
-            step.keys[n][h] = key < stop ? load_octet<T>(keys + key * words, place.row) : zero_octet<T>();
+            step.keys[i] = load_octet<T>(keys + min(start + step_key(i, place), last) * words, place.row);
         }
 #pragma clang loop unroll(full)
         for (int i = 0; i < STEP_KEYS / 4; i++) {
-            const int n = i / 2, h = i % 2;
-            const int key = start + 8 * n + int(place.row);
-            const uint octet = place.column / 2 + 4 * h;
-            step.values[n][h] = key < stop ? load_octet<T>(values + key * words, octet) : zero_octet<T>();
+            const device uint4* row = values + min(start + step_value(i, place), last) * words;
+            step.values[i] = load_octet<T>(row, step_octet(i, place));
         }
-        take_step(state, step, start, first, stop, place);
+        take_step(attending, step, start, first, stop, place);
     }
 
-    const Merged merged = merge_simdgroups(state, sums, states, simdgroup, lane);
+    const Merged merged = merge_simdgroups(attending, sums, states, simdgroup, lane);
     if (simdgroup < G) {
         const uint head = query_head + simdgroup;
         if (SPLIT) {

@@ -9,8 +9,8 @@
 //     bias     [experts, ROWS]         any float
 //     outputs  [pairs, ROWS]           T, in the order by expert
 //
-// Grid: one threadgroup of 128 threads for 64 rows (x) of one tile (y). Row tiles run fastest: those of one tile share its
-// activations. tile_matmul.h says how a threadgroup multiplies.
+// Grid: one threadgroup of 128 threads for 64 rows (x) of one tile (y). Row tiles run fastest: those of one tile share
+// its activations. tile_matmul.h says how a threadgroup multiplies.
 //
 // Assumes: K a multiple of 32, ROWS even. Weights are read once for each tile of their expert.
 // Numerics: float sums (see tile_matmul.h), one rounding to T.
@@ -28,7 +28,7 @@ void grouped_down(
     threadgroup uint* weight_tile,
     uint2 position,
     uint thread_index,
-    uint simdgroup,
+    uint simdgroup_index,
     uint lane
 ) {
     const uint expert = tiles[position.y * 3], first = tiles[position.y * 3 + 1], pairs = tiles[position.y * 3 + 2];
@@ -44,18 +44,18 @@ void grouped_down(
     simdgroup_float8x8 sums[TILE_ROWS / 4];
     multiply_tile<T, TILE_ROWS, K>(
         inner, sources, pairs, blocks + expert * ROWS * (K / 8), scales + expert * ROWS * (K / 32), row, ROWS,
-        x_tile, weight_tile, sums, thread_index, simdgroup, lane
+        x_tile, weight_tile, sums, thread_index, simdgroup_index, lane
     );
     #pragma unroll
     for (uint n = 0; n < 2; n++) {
-        const uint even = row + simdgroup * 16 + n * 8 + matrix_column(lane);
+        const uint even = row + simdgroup_index * 16 + n * 8 + lane_column(lane);
         if (even >= uint(ROWS)) {
             continue;
         }
         const float2 biases = float2(float(bias[expert * ROWS + even]), float(bias[expert * ROWS + even + 1]));
         #pragma unroll
         for (uint m = 0; m < TILE_ROWS / 8; m++) {
-            const uint pair = m * 8 + matrix_row(lane);
+            const uint pair = m * 8 + lane_row(lane);
             if (pair < pairs) {
                 vec<T, 2> output;
                 output.x = T(sums[2 * m + n].thread_elements()[0] * WEIGHT_FACTOR + biases.x);

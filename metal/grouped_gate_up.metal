@@ -1,7 +1,7 @@
 // Gate and up projections of many (token, expert) pairs, and the clamped SwiGLU of their sums.
 //
-//     both     = W[expert] x[token] + bias[expert]                       even rows gate, odd rows up
-//     inner[p] = g * sigmoid(alpha * g) * (u + 1)                        g = min(gate, limit), u = clamp(up, -limit, limit)
+//     both     = W[expert] x[token] + bias[expert]       even rows gate, odd rows up
+//     inner[p] = g * sigmoid(alpha * g) * (u + 1)        g = min(gate, limit), u = clamp(up, -limit, limit)
 //
 //     x        [tokens, K]             T
 //     order    [pairs]                 uint32: pair (token * CHOICES + choice) at each place of the order by expert
@@ -12,8 +12,8 @@
 //     limit, alpha                     float32 without dimensions
 //     inner    [pairs, ROWS / 2]       T, in the order by expert
 //
-// Grid: one threadgroup of 128 threads for 64 rows (x) of one tile (y). Row tiles run fastest: those of one tile share its
-// activations. tile_matmul.h says how a threadgroup multiplies. A lane holds gate and up of an output side by side.
+// Grid: one threadgroup of 128 threads for 64 rows (x) of one tile (y). Row tiles run fastest: those of one tile share
+// its activations. tile_matmul.h says how a threadgroup multiplies. A lane holds gate and up of an output side by side.
 //
 // Assumes: K a multiple of 32, ROWS even. Weights are read once for each tile of their expert.
 // Numerics: float sums (see tile_matmul.h); bias and activation in float, one rounding to T.
@@ -34,7 +34,7 @@ void grouped_gate_up(
     threadgroup uint* weight_tile,
     uint2 position,
     uint thread_index,
-    uint simdgroup,
+    uint simdgroup_index,
     uint lane
 ) {
     const uint expert = tiles[position.y * 3], first = tiles[position.y * 3 + 1], pairs = tiles[position.y * 3 + 2];
@@ -50,18 +50,18 @@ void grouped_gate_up(
     simdgroup_float8x8 sums[TILE_ROWS / 4];
     multiply_tile<T, TILE_ROWS, K>(
         x, sources, pairs, blocks + expert * ROWS * (K / 8), scales + expert * ROWS * (K / 32), row, ROWS,
-        x_tile, weight_tile, sums, thread_index, simdgroup, lane
+        x_tile, weight_tile, sums, thread_index, simdgroup_index, lane
     );
     #pragma unroll
     for (uint n = 0; n < 2; n++) {
-        const uint even = row + simdgroup * 16 + n * 8 + matrix_column(lane);
+        const uint even = row + simdgroup_index * 16 + n * 8 + lane_column(lane);
         if (even >= uint(ROWS)) {
             continue;
         }
         const float gate_bias = float(bias[expert * ROWS + even]), up_bias = float(bias[expert * ROWS + even + 1]);
         #pragma unroll
         for (uint m = 0; m < TILE_ROWS / 8; m++) {
-            const uint pair = m * 8 + matrix_row(lane);
+            const uint pair = m * 8 + lane_row(lane);
             if (pair < pairs) {
                 const float both[2] = {
                     sums[2 * m + n].thread_elements()[0] * WEIGHT_FACTOR + gate_bias,

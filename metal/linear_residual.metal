@@ -6,8 +6,8 @@
 //     out          T [ROWS]
 //
 // Grid: a threadgroup for every 16 rows; each stages x for itself.
-// Simdgroup: PER_SIMDGROUP rows. Two, not more: o_proj's 2880 rows are then 180 threadgroups, enough to fill the cores of
-// the largest GPUs evenly, and two rows already halve the reads of the staged x.
+// Simdgroup: PER_SIMDGROUP rows. Two, not more: o_proj's 2880 rows are then 180 threadgroups, enough to fill the cores
+// of the largest GPUs evenly, and two rows already halve the reads of the staged x.
 // Lane: every 32nd chunk of each row.
 //
 // Sums are float; T is rounded to once, after the residual.
@@ -19,7 +19,7 @@ template <int K, int ROWS, typename T, typename Weights, typename Bias>
 void linear_residual(
     const device T* x,
     const Weights weights,
-    Bias bias,
+    const Bias bias,
     const device T* residual,
     device T* out,
     threadgroup vec<T, 4>* planes,
@@ -40,13 +40,13 @@ void linear_residual(
         row[r] = min(first + r, uint(ROWS - 1));
     }
     float totals[PER_SIMDGROUP];
-    multiply_rows<PER_SIMDGROUP, K, T>(weights, row, planes, lane, 32, totals);
+    multiply_rows<PER_SIMDGROUP, K, 32, T>(weights, row, planes, lane, totals);
     if (lane != 0) {
         return;
     }
     for (int r = 0; r < PER_SIMDGROUP; r++) {
         if (first + r < ROWS) {
-            out[row[r]] = T(float(residual[row[r]]) + (totals[r] + bias_at(bias, row[r])));
+            out[row[r]] = T(float(residual[row[r]]) + (totals[r] + bias.at(row[r])));
         }
     }
 }

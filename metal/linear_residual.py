@@ -26,7 +26,7 @@ _kernel = library.Kernel(
     outputs=("out",),
     body=f"""
     threadgroup metal::vec<T, 4> planes[K / 4];
-    linear_residual<K, ROWS>(x, {WEIGHTS}, bias, residual, out, planes,{PLACE});
+    linear_residual<K, ROWS>(x, {WEIGHTS}, residual, out, planes,{PLACE});
     """,
 )
 

@@ -1,8 +1,8 @@
 // How the rows of the lm_head are shared out, for every kernel that multiplies with it.
 //
-// Grid: a threadgroup for every TILES * 32 rows. It is by far the largest projection: so many rows repay the staging of x,
-// which 6,284 threadgroups of one tile would repeat for a fifth of the bytes of four-bit weights, and still leave several
-// hundred threadgroups for the cores to share evenly.
+// Grid: a threadgroup for every TILES * 32 rows. It is by far the largest projection: so many rows repay the staging of
+// x, which 6,284 threadgroups of one tile would repeat for a fifth of the bytes of four-bit weights, and still leave
+// several hundred threadgroups for the cores to share evenly.
 // Simdgroup: TILE_ROWS rows of each tile, which share the loads of the staged x.
 // Lane: every 32nd chunk of each row.
 //
@@ -20,7 +20,7 @@ inline uint first_row(uint threadgroup_index, int tile, uint simdgroup) {
 template <int K, int ROWS, typename T, typename Weights, typename Bias>
 void multiply_tile(
     const Weights weights,
-    Bias bias,
+    const Bias bias,
     uint first,
     const threadgroup vec<T, 4>* planes,
     uint lane,
@@ -30,8 +30,8 @@ void multiply_tile(
     for (int r = 0; r < TILE_ROWS; r++) {
         row[r] = min(first + r, uint(ROWS - 1));
     }
-    multiply_rows<TILE_ROWS, K, T>(weights, row, planes, lane, 32, logits);
+    multiply_rows<TILE_ROWS, K, 32, T>(weights, row, planes, lane, logits);
     for (int r = 0; r < TILE_ROWS; r++) {
-        logits[r] += bias_at(bias, row[r]);
+        logits[r] += bias.at(row[r]);
     }
 }

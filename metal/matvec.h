@@ -1,13 +1,14 @@
-// What every matrix-vector kernel shares: a vector staged in threadgroup memory so that lanes read it side by side, with
-// or without an RMSNorm on the way, and the loop that multiplies rows of a matrix with it.
+// What every matrix-vector kernel shares: a vector staged in threadgroup memory so that lanes read it side by side,
+// with or without an RMSNorm on the way, and the loop that multiplies rows of a matrix with it.
 //
 // A lane takes chunks of CHUNK consecutive values of a row: lane l takes chunks l, l + 32, l + 64, ... Read from device
-// memory as they lie, 32 lanes would touch addresses CHUNK values apart. Staged, the vector is cut into planes of quads:
+// memory as they lie, 32 lanes would touch addresses CHUNK values apart. Staged, the vector is cut into planes of
+// quads:
 //
 //     value i = chunk * CHUNK + 4 * p + c   lies in   planes[p * chunks + chunk][c]        chunks = K / CHUNK
 //
-// so that in each plane 32 lanes read 32 neighbouring quads. Threadgroup memory: K values of T, the dtype of activations:
-// what is staged was T before or is rounded to it, and half the memory lets a core hold more threadgroups.
+// so that in each plane 32 lanes read 32 neighbouring quads. Threadgroup memory: K values of T, the dtype of
+// activations: what is staged was T before or is rounded to it, and half the memory lets a core hold more threadgroups.
 //
 // How the rows are stored is a type of its own (`Dense` in dense.h, `Affine` in affine.h) with
 //
@@ -54,8 +55,8 @@ void stage(const device T* x, threadgroup vec<T, 4>* planes, uint thread_index, 
     }
 }
 
-// The sum of the simdgroups' `own`, in their order, for every thread. A barrier must follow before `partial` (SIMDGROUPS
-// floats) is written again.
+// The sum of the simdgroups' `own`, in their order, for every thread. A barrier must follow before `partial`
+// (SIMDGROUPS floats) is written again.
 inline float sum_of_simdgroups(float own, threadgroup float* partial, uint lane, uint simdgroup) {
     if (lane == 0) {
         partial[simdgroup] = own;
@@ -68,9 +69,9 @@ inline float sum_of_simdgroups(float own, threadgroup float* partial, uint lane,
     return sum;
 }
 
-// Stages x / sqrt(mean(x^2) + eps) * weight, computed in float and rounded to T as one who stored it would. x is read from
-// device memory once and kept in registers in between. All THREADS threads call it; a barrier must follow before planes
-// is read or `partial` written.
+// Stages x / sqrt(mean(x^2) + eps) * weight, computed in float and rounded to T as one who stored it would. x is read
+// from device memory once and kept in registers in between. All THREADS threads call it; a barrier must follow before
+// planes is read or `partial` written.
 template <int K, int CHUNK, typename T>
 void stage_normed(
     const device T* x,
@@ -104,48 +105,54 @@ void stage_normed(
     }
 }
 
-// totals[r] = row rows[r] times the staged vector, for every lane of the simdgroup; without the chunks that others take.
-// The calling lane takes chunks first, first + step, ...: its lane and 32 where a simdgroup owns a row, its thread index
-// and THREADS where a threadgroup does. What lies beyond the row's end is left out by lane, in the last round.
+// Adds the products of one chunk of the staged vector with that chunk of each row.
 template <int ROWS, int K, typename T, typename Weights>
+inline void add_chunk(
+    const Weights weights,
+    const thread uint* rows,
+    const threadgroup vec<T, 4>* planes,
+    uint chunk,
+    thread float4* sums
+) {
+    constexpr uint chunks = K / Weights::CHUNK;
+    constexpr int quads = Weights::CHUNK / 4;
+    float4 x[quads];
+    float4 x_sums = float4(0.0f);
+    for (int p = 0; p < quads; p++) {
+        x[p] = to_float<T>(planes[p * chunks + chunk]);
+        x_sums += x[p];
+    }
+    // Only offsets of quantised groups ask for it; elsewhere the compiler leaves the sum out.
+    const float x_sum = (x_sums.x + x_sums.y) + (x_sums.z + x_sums.w);
+    for (int r = 0; r < ROWS; r++) {
+        weights.add(rows[r], chunk, x, x_sum, sums[r]);
+    }
+}
+
+// totals[r] = row rows[r] times the staged vector, summed over the simdgroup, for each of its lanes. LANES lanes share
+// the rows, of which the caller is number `lane`: 32 where a simdgroup owns rows, THREADS where a threadgroup does. All
+// rounds but the last are whole, so their loads need no mask and can be under way together.
+template <int ROWS, int K, int LANES, typename T, typename Weights>
 void multiply_rows(
     const Weights weights,
     const thread uint* rows,
     const threadgroup vec<T, 4>* planes,
-    uint first,
-    uint step,
+    uint lane,
     thread float* totals
 ) {
     constexpr uint chunks = K / Weights::CHUNK;
-    constexpr int quads = Weights::CHUNK / 4;
+    constexpr uint whole = chunks / LANES * LANES;
     float4 sums[ROWS];
     for (int r = 0; r < ROWS; r++) {
         sums[r] = float4(0.0f);
     }
-    for (uint chunk = first; chunk < chunks; chunk += step) {
-        float4 x[quads];
-        float4 x_sums = float4(0.0f);
-        for (int p = 0; p < quads; p++) {
-            x[p] = to_float<T>(planes[p * chunks + chunk]);
-            x_sums += x[p];
-        }
-        // Only offsets of quantised groups ask for it; elsewhere the compiler leaves the sum out.
-        const float x_sum = (x_sums.x + x_sums.y) + (x_sums.z + x_sums.w);
-        for (int r = 0; r < ROWS; r++) {
-            weights.add(rows[r], chunk, x, x_sum, sums[r]);
-        }
+    for (uint round = 0; round < whole; round += LANES) {
+        add_chunk<ROWS, K, T>(weights, rows, planes, round + lane, sums);
+    }
+    if (whole + lane < chunks) {
+        add_chunk<ROWS, K, T>(weights, rows, planes, whole + lane, sums);
     }
     for (int r = 0; r < ROWS; r++) {
         totals[r] = simd_sum((sums[r].x + sums[r].y) + (sums[r].z + sums[r].w));
     }
-}
-
-// A projection's bias for a row. A projection without one comes with a number: zero.
-inline float bias_at(float bias, uint row) {
-    return bias;
-}
-
-template <typename B>
-inline float bias_at(const device B* bias, uint row) {
-    return float(bias[row]);
 }

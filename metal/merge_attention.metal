@@ -1,17 +1,23 @@
 // Attention that was split over the keys, merged, and its sinks added.
 //
-//     partial     float32 [batch, seq, query_heads, splits, 66]    peak, total, 64 sums of a split (attention.h); at most
-//                                                                  32 splits, empty ones included
+//     partial     float32 [batch, seq, query_heads, splits, 66]    peak, total, 64 sums of a split (attention.h)
 //     sinks       [query_heads], any floating type
 //     attended    T [batch, seq, query_heads * 64]
 //
-// A simdgroup takes one query head of one position: grid (32, query_heads, batch * seq). Lane s weighs split s; then each
-// lane adds up two dims over the splits in order.
+// A simdgroup takes one query head of one position: grid (32, query_heads, batch * seq). Lane s weighs split s; then
+// each lane adds up two dims over the splits in order. Assumes at most 32 splits; some may be empty.
 #include "attention.h"
 
 template <typename T, typename Sinks>
 void merge_attention(
-    const device float* partial, Sinks sinks, device T* attended, uint splits, uint head, uint heads, uint token, uint lane) {
+    const device float* partial,
+    Sinks sinks,
+    device T* attended,
+    uint splits,
+    uint head,
+    uint heads,
+    uint token,
+    uint lane) {
     const ulong row = ulong(token) * heads + head;
     const device float2* own = (const device float2*)(partial) + row * splits * (HEAD_DIM / 2 + 1);
     float2 state = float2(LOWEST, 0.0f);

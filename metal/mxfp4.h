@@ -4,13 +4,14 @@
 //     a word     nnnn nnnn nnnn nnnn nnnn nnnn nnnn nnnn      eight codes, the first in the lowest four bits
 //     a scale    eeeeeeee       2^(e - 127); 255 (not a number) never reaches a kernel
 //
-// A code becomes a half by moving its bits: s to the sign, ee to the low end of the exponent, m to the top of the mantissa.
+// A code becomes a half by moving its bits: s to the sign, ee to the low end of the exponent, m to the top of the
+// mantissa.
 //
 //     half    s eeeee mmmmmmmmmm
 //     code    s 000ee m000000000         = value * 2^-14, exactly, subnormal 0.5 included
 //
-// Two codes at once: those in the low and the high half of a 32-bit word, four apart. The factor 2^14 is given back where
-// the scale is applied.
+// Two codes at once: those in the low and the high half of a 32-bit word, four apart. The factor 2^14 is given back
+// where the scale is applied.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -39,8 +40,8 @@ inline CodeOctet code_octet(uint word) {
     return octet;
 }
 
-// `sum` of products with codes from above, times its group's scale: sum * 2^14 * 2^(scale - 127). The exponent is split in
-// two factors that are never subnormal, so that scales 0 and 254 come out right.
+// `sum` of products with codes from above, times its group's scale: sum * 2^14 * 2^(scale - 127). The exponent is split
+// in two factors that are never subnormal, so that scales 0 and 254 come out right.
 inline float scaled(float sum, uchar scale) {
     const uint exponent = uint(scale);
     const uint first = exponent >> 1;

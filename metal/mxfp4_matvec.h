@@ -1,8 +1,8 @@
 // Rows of an MXFP4 matrix times one vector, by one simdgroup.
 //
-// A row of K values is K / 32 groups: 16 bytes of codes and one byte of scale each. A lane takes whole groups: lane l takes
-// groups l, l + 32, l + 64, ..., so that a simdgroup loads 512 bytes of codes side by side and 32 scales side by side, and
-// a group's scale is applied once, to its sum.
+// A row of K values is K / 32 groups: 16 bytes of codes and one byte of scale each. A lane takes whole groups: lane l
+// takes groups l, l + 32, l + 64, ..., so that a simdgroup loads 512 bytes of codes side by side and 32 scales side by
+// side, and a group's scale is applied once, to its sum.
 //
 // The vector waits in threadgroup memory, cut into planes so that 32 lanes read 32 neighbours:
 //
@@ -13,8 +13,8 @@
 #include "mxfp4.h"
 using namespace metal;
 
-// Stages x[0..K) as planes[0..K / 4). All `threads` threads of the threadgroup call it; a barrier must follow before the
-// planes are read.
+// Stages x[0..K) as planes[0..K / 4). All `threads` threads of the threadgroup call it; a barrier must follow before
+// the planes are read.
 template <int K, typename T>
 void stage_groups(const device T* x, threadgroup vec<T, 4>* planes, uint thread_index, uint threads) {
     static_assert(K % 32 == 0, "a row is whole groups");
@@ -25,8 +25,8 @@ void stage_groups(const device T* x, threadgroup vec<T, 4>* planes, uint thread_
     }
 }
 
-// Adds to sums[r] this lane's share of row r times the staged vector, for ROWS rows that follow each other from `blocks`
-// and `scales` on. The rows share each load of the vector.
+// Adds to sums[r] this lane's share of row r times the staged vector, for ROWS rows that follow each other from
+// `blocks` and `scales` on. The rows share each load of the vector.
 template <int K, int ROWS, typename T>
 void add_row_products(
     const device uint* blocks,

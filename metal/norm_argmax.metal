@@ -17,7 +17,7 @@ void norm_argmax(
     const device T* norm_weight,
     float eps,
     const Weights weights,
-    Bias bias,
+    const Bias bias,
     device float* best,
     device uint* ids,
     threadgroup vec<T, 4>* planes,

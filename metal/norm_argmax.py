@@ -21,7 +21,7 @@ _kernel = library.Kernel(
     threadgroup float group_best[SIMDGROUPS];
     threadgroup uint group_ids[SIMDGROUPS];
     norm_argmax<K, ROWS>(
-        x, norm_weight, eps, {WEIGHTS}, bias, best, ids, planes, partial, group_best, group_ids,{PLACE});
+        x, norm_weight, eps, {WEIGHTS}, best, ids, planes, partial, group_best, group_ids,{PLACE});
     """,
 )
 

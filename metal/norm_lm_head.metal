@@ -15,7 +15,7 @@ void norm_lm_head(
     const device T* norm_weight,
     float eps,
     const Weights weights,
-    Bias bias,
+    const Bias bias,
     device float* logits,
     threadgroup vec<T, 4>* planes,
     threadgroup float* partial,

@@ -22,7 +22,7 @@ _kernel = library.Kernel(
     body=f"""
     threadgroup metal::vec<T, 4> planes[K / 4];
     threadgroup float partial[SIMDGROUPS];
-    norm_lm_head<K, ROWS>(x, norm_weight, eps, {WEIGHTS}, bias, logits, planes, partial,{PLACE});
+    norm_lm_head<K, ROWS>(x, norm_weight, eps, {WEIGHTS}, logits, planes, partial,{PLACE});
     """,
 )
 

@@ -28,7 +28,7 @@ _kernel = library.Kernel(
     threadgroup metal::vec<T, 4> planes[K / 4];
     threadgroup float partial[SIMDGROUPS];
     norm_qkv_rope<K, QUERY, KV>(
-        x, norm_weight, eps, {WEIGHTS}, bias, cosines, sines, q, rows, planes, partial,{PLACE});
+        x, norm_weight, eps, {WEIGHTS}, cosines, sines, q, rows, planes, partial,{PLACE});
     """,
 )
 

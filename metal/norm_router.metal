@@ -6,9 +6,9 @@
 //     normed       T [K]
 //     logits       float32 [ROWS]
 //
-// Grid: a threadgroup for each expert. The router is small (184 KB, or 737 KB for 128 experts), so what counts is how long
-// one row takes, and how many cores read: the eight simdgroups share a row. Each threadgroup stages the normed x for
-// itself; the first one also writes it.
+// Grid: a threadgroup for each expert. The router is small (184 KB, or 737 KB for 128 experts), so what counts is how
+// long one row takes, and how many cores read: the eight simdgroups share a row. Each threadgroup stages the normed x
+// for itself; the first one also writes it.
 // Lane: every 256th chunk of the row; the simdgroups' sums are added in their order.
 //
 // Sums are float, and so are the logits: they are not rounded to T.
@@ -20,7 +20,7 @@ void norm_router(
     const device T* norm_weight,
     float eps,
     const Weights weights,
-    Bias bias,
+    const Bias bias,
     device T* normed,
     device float* logits,
     threadgroup vec<T, 4>* planes,
@@ -41,9 +41,9 @@ void norm_router(
     }
     const uint row[1] = {threadgroup_index};
     float own[1];
-    multiply_rows<1, K, T>(weights, row, planes, thread_index, THREADS, own);
+    multiply_rows<1, K, THREADS, T>(weights, row, planes, thread_index, own);
     const float total = sum_of_simdgroups(own[0], partial, lane, simdgroup);
     if (thread_index == 0) {
-        logits[row[0]] = total + bias_at(bias, row[0]);
+        logits[row[0]] = total + bias.at(row[0]);
     }
 }

@@ -22,7 +22,7 @@ _kernel = library.Kernel(
     body=f"""
     threadgroup metal::vec<T, 4> planes[K / 4];
     threadgroup float partial[SIMDGROUPS];
-    norm_router<K>(x, norm_weight, eps, {WEIGHTS}, bias, normed, logits, planes, partial,{PLACE});
+    norm_router<K>(x, norm_weight, eps, {WEIGHTS}, normed, logits, planes, partial,{PLACE});
     """,
 )
 

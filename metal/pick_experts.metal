@@ -5,10 +5,11 @@
 //     weights  [tokens, CHOICES]   float32, the softmax of the chosen logits
 //     counts   [chunks, EXPERTS]   uint32: tokens of a chunk of CHUNK that chose an expert
 //
-// Grid: one threadgroup of 8 simdgroups for a chunk of tokens. A simdgroup takes every eighth of them, one after the other;
-// lane l holds the logits of experts l, l + 32, ... Then thread e counts the chunk's visits of expert e.
+// Grid: one threadgroup of 8 simdgroups for a chunk of tokens. A simdgroup takes every eighth of them, one after the
+// other; lane l holds the logits of experts l, l + 32, ... Then thread e counts the chunk's visits of expert e.
 //
-// A logit is compared as a number whose order is that of the floats, so that a NaN, too, leads to different experts that exist:
+// A logit is compared as a number whose order is that of the floats, so that a NaN, too, leads to different experts
+// that exist:
 //
 //     positive float  0 eeeeeeee m...m  ->  1 eeeeeeee m...m
 //     negative float  1 eeeeeeee m...m  ->  every bit flipped            0 stands for "taken"
@@ -36,13 +37,13 @@ void pick_experts(
     threadgroup uint* chunk_chosen,
     uint chunk,
     uint thread_index,
-    uint simdgroup,
+    uint simdgroup_index,
     uint lane
 ) {
     static_assert(CHOICES <= 32 && CHOICES <= EXPERTS, "a lane holds a choice");
     static_assert(EXPERTS <= PICK_SIMDGROUPS * 32, "a thread counts for an expert");
     constexpr uint lane_experts = (EXPERTS + 31) / 32;
-    for (uint own = simdgroup; own < CHUNK; own += PICK_SIMDGROUPS) {
+    for (uint own = simdgroup_index; own < CHUNK; own += PICK_SIMDGROUPS) {
         const uint token = chunk * CHUNK + own;
         if (token >= tokens) {
             break;

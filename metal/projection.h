@@ -1,5 +1,5 @@
-// The weights of a projection as kernels multiply them, from the arrays that projection.py passes: a dense one comes with
-// numbers in place of scales and offsets.
+// Weights and bias of a projection as kernels use them, from the arrays that projection.py passes: a number stands
+// where a projection has none, for scales and offsets of a dense one, and for a bias.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -16,4 +16,28 @@ inline Dense<K, W> weights_of(const device W* weight, float, float) {
 template <int K, int BITS, int GROUP, typename S>
 inline Affine<K, BITS, GROUP, S> weights_of(const device uint* codes, const device S* scales, const device S* offsets) {
     return Affine<K, BITS, GROUP, S>{codes, scales, offsets};
+}
+
+struct NoBias {
+    float at(uint) const {
+        return 0.0f;
+    }
+};
+
+template <typename B>
+struct RowBias {
+    const device B* values;
+
+    float at(uint row) const {
+        return float(values[row]);
+    }
+};
+
+inline NoBias bias_of(float) {
+    return NoBias{};
+}
+
+template <typename B>
+inline RowBias<B> bias_of(const device B* bias) {
+    return RowBias<B>{bias};
 }

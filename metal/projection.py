@@ -14,8 +14,8 @@ from gptoss_mlx.operands import Norm, Projection, QuantizedLinear
 ARRAYS: Final = ("weight", "scales", "offsets", "bias")
 """Names of a projection's arrays, in the order of `projection_arrays`."""
 
-WEIGHTS: Final = "weights_of<K, BITS, GROUP>(weight, scales, offsets)"
-"""What a kernel's body passes as weights."""
+WEIGHTS: Final = "weights_of<K, BITS, GROUP>(weight, scales, offsets), bias_of(bias)"
+"""What a kernel's body passes as weights and bias."""
 
 PLACE: Final = """
         threadgroup_position_in_grid.x, thread_index_in_threadgroup, thread_index_in_simdgroup,

@@ -9,23 +9,14 @@
 //     new_ring    T as ring: slot position % WINDOW holds `rows`, every other slot what it held
 //
 // A threadgroup of 256 threads takes one key/value head of one sequence: grid (256 * kv_heads, batch, 1). Its 8
-// simdgroups take steps of 16 slots in turn (one each where WINDOW is 128), all G query heads at once (attention.h), and
-// are merged at the end. What a lane loads for the products it stores into the new ring: keys and values are read once.
+// simdgroups take steps of 16 slots in turn (one each where WINDOW is 128), all G query heads at once (attention.h),
+// and are merged at the end. What a lane loads for the products it stores into the new ring: keys and values are read
+// once.
 //
-// Only slots that hold a position count, min(position + 1, WINDOW) of them; the others are copied and may hold anything.
-// Softmax does not mind the order of keys, so the ring is taken as it lies.
+// Only slots that hold a position count, min(position + 1, WINDOW) of them; the others are copied and may hold
+// anything. Softmax does not mind the order of keys, so the ring is taken as it lies.
 // Assumes 1 <= G <= 8. Numerics: attention.h; the sink joins denominator and maximum at the end.
 #include "attention.h"
-
-// Octet `octet` of the row in `slot`, from the token's own row where that is its slot, and on to the new ring.
-template <typename T>
-inline Octet<T> pass_on(
-    const device uint4* own, const device uint4* ring, device uint4* new_ring, int slot, int own_slot, uint octet) {
-    const Octet<T> taken =
-        slot == own_slot ? load_octet<T>(own, octet) : load_octet<T>(ring + slot * row_words<T>(), octet);
-    store_octet<T>(taken, new_ring + slot * row_words<T>(), octet);
-    return taken;
-}
 
 template <typename T, int G, int WINDOW, typename Sinks>
 void ring_attention(
@@ -56,33 +47,40 @@ void ring_attention(
     const int own_slot = position % WINDOW;
     const int filled = min(position + 1, WINDOW);
 
-    const device uint4* own_q = (const device uint4*)(q) + (query_head + place.row) * words;
-    Rows state = new_rows<T>(own_q, place.row < G, place);
+    const uint own_row = min(place.row, uint(G - 1));
+    Rows attending = new_rows<T>((const device uint4*)(q) + (query_head + own_row) * words, place);
     for (int start = int(simdgroup) * STEP_KEYS; start < WINDOW; start += 8 * STEP_KEYS) {
+        // All loads before the first store, so that they are under way together. Past the end the last slot is loaded
+        // again.
         Step<T> step;
 #pragma clang loop unroll(full)
         for (int i = 0; i < STEP_KEYS / 4; i++) {
-            const int n = i / 2, h = i % 2;
-            const int slot = start + 8 * n + int(place.column) + h;
-            step.keys[n][h] = slot < WINDOW ? pass_on<T>(own_key, keys, new_keys, slot, own_slot, place.row)
-                                            : zero_octet<T>();
+            const int slot = min(start + step_key(i, place), WINDOW - 1);
+            step.keys[i] = load_octet<T>(slot == own_slot ? own_key : keys + slot * words, place.row);
         }
 #pragma clang loop unroll(full)
         for (int i = 0; i < STEP_KEYS / 4; i++) {
-            const int n = i / 2, h = i % 2;
-            const int slot = start + 8 * n + int(place.row);
-            const uint octet = place.column / 2 + 4 * h;
-            step.values[n][h] = slot < WINDOW ? pass_on<T>(own_value, values, new_values, slot, own_slot, octet)
-                                              : zero_octet<T>();
+            const int slot = min(start + step_value(i, place), WINDOW - 1);
+            step.values[i] = load_octet<T>(slot == own_slot ? own_value : values + slot * words, step_octet(i, place));
+        }
+#pragma clang loop unroll(full)
+        for (int i = 0; i < STEP_KEYS / 4; i++) {
+            const int key = start + step_key(i, place), value = start + step_value(i, place);
+            if (key < WINDOW) {
+                store_octet<T>(step.keys[i], new_keys + key * words, place.row);
+            }
+            if (value < WINDOW) {
+                store_octet<T>(step.values[i], new_values + value * words, step_octet(i, place));
+            }
             // An empty slot is copied like any other, but what it holds must not reach a product.
-            if (slot >= filled) {
-                step.values[n][h] = zero_octet<T>();
+            if (value >= filled) {
+                step.values[i] = zero_octet<T>();
             }
         }
-        take_step(state, step, start, 0, filled, place);
+        take_step(attending, step, start, 0, filled, place);
     }
 
-    const Merged merged = merge_simdgroups(state, sums, states, simdgroup, lane);
+    const Merged merged = merge_simdgroups(attending, sums, states, simdgroup, lane);
     if (simdgroup < G) {
         const float sink = float(sinks[kv_head * G + simdgroup]);
         const float2 result = merged.sums * share(merged.peak, merged.total, sink);

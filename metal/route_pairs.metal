@@ -6,10 +6,11 @@
 //     places   [pairs]             uint32: the place of each pair
 //     tiles    [most_tiles, 3]     uint32: expert, first place, pairs (1 .. TILE_ROWS); behind the last, three zeros
 //
-// Grid: one threadgroup of 256 threads for a chunk of tokens. Thread e sums expert e's counts over all chunks and over those
-// before its own; prefix sums over the experts give where an expert's pairs and tiles begin. A pair's place is its expert's
-// beginning, plus the expert's pairs of earlier chunks, plus those before it in its own chunk. All threadgroups together
-// write the tiles, a thread each. Every threadgroup reads all of `counts`: 64 KB for 4096 tokens and 128 experts.
+// Grid: one threadgroup of 256 threads for a chunk of tokens. Thread e sums expert e's counts over all chunks and over
+// those before its own; prefix sums over the experts give where an expert's pairs and tiles begin. A pair's place is
+// its expert's beginning, plus the expert's pairs of earlier chunks, plus those before it in its own chunk. All
+// threadgroups together write the tiles, a thread each. Every threadgroup reads all of `counts`: 64 KB for 4096 tokens
+// and 128 experts.
 //
 // Assumes: EXPERTS <= 256; most_tiles is enough. No atomics: one thread, one place.
 #include <metal_stdlib>
@@ -17,15 +18,16 @@ using namespace metal;
 
 constant constexpr int ROUTE_THREADS = 256;
 
-// The sum of `value` over all threads before this one. `totals`: a word for each simdgroup; a barrier must lie between two calls.
-inline uint sum_before(uint value, threadgroup uint* totals, uint simdgroup, uint lane) {
+// The sum of `value` over all threads before this one. `totals`: a word for each simdgroup, and others for every
+// call, since no barrier follows.
+inline uint sum_before(uint value, threadgroup uint* totals, uint simdgroup_index, uint lane) {
     const uint before = simd_prefix_exclusive_sum(value);
     if (lane == 31) {
-        totals[simdgroup] = before + value;
+        totals[simdgroup_index] = before + value;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     uint sum = before;
-    for (uint i = 0; i < simdgroup; i++) {
+    for (uint i = 0; i < simdgroup_index; i++) {
         sum += totals[i];
     }
     return sum;
@@ -48,7 +50,7 @@ void route_pairs(
     uint chunk,
     uint chunks,
     uint thread_index,
-    uint simdgroup,
+    uint simdgroup_index,
     uint lane
 ) {
     static_assert(EXPERTS <= ROUTE_THREADS, "one thread for each expert");
@@ -65,9 +67,9 @@ void route_pairs(
             earlier += other < chunk ? visits : 0;
         }
     }
-    const uint start = sum_before(count, totals, simdgroup, lane);
+    const uint start = sum_before(count, totals, simdgroup_index, lane);
     const uint tile_start =
-        sum_before((count + TILE_ROWS - 1) / TILE_ROWS, totals + ROUTE_THREADS / 32, simdgroup, lane);
+        sum_before((count + TILE_ROWS - 1) / TILE_ROWS, totals + ROUTE_THREADS / 32, simdgroup_index, lane);
     if (thread_index < EXPERTS) {
         own_starts[thread_index] = start + earlier;
         starts[thread_index] = start;

@@ -1,8 +1,9 @@
 // The experts that one token visits, out of its router logits.
 //
-// One simdgroup chooses: lane l holds the logits of experts l, l + 32, l + 64, ... The strongest are taken one after the
-// other; of equal logits the lower expert comes first; NaN is weaker than anything, so that a choice is always an expert.
-// Comparisons are of unsigned numbers, in which "taken" has a place of its own below every logit, -inf and NaN included.
+// One simdgroup chooses: lane l holds the logits of experts l, l + 32, l + 64, ... The strongest are taken one after
+// the other; of equal logits the lower expert comes first; NaN is weaker than anything, so that a choice is always an
+// expert. Comparisons are of unsigned numbers, in which "taken" has a place of its own below every logit, -inf and NaN
+// included.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -22,8 +23,8 @@ inline uint strength_key(float logit) {
     return (bits & 0x80000000u) != 0 ? ~bits : (bits | 0x80000000u);
 }
 
-// Lane r of the simdgroup gets the expert with the r-th strongest of `logits` [EXPERTS], r < CHOICES; other lanes get 0.
-// `Logits` is a pointer to const float, in device or constant memory. All 32 lanes must call it.
+// Lane r of the simdgroup gets the expert with the r-th strongest of `logits` [EXPERTS], r < CHOICES; other lanes get
+// 0. `Logits` is a pointer to const float, in device or constant memory. All 32 lanes must call it.
 template <int EXPERTS, int CHOICES, typename Logits>
 uint choose_expert(Logits logits, uint lane) {
     static_assert(CHOICES >= 1 && CHOICES <= 32 && CHOICES <= EXPERTS, "a lane for each choice, an expert for each");
@@ -62,6 +63,7 @@ template <int CHOICES, typename Logits>
 float choice_weight(Logits logits, uint expert, uint lane) {
     const float logit = logits[expert];
     // Lane 0 holds the strongest, so no exponent is positive.
-    const float share = lane < uint(CHOICES) ? exp(logit - simd_broadcast(logit, 0)) : 0.0f;
+    const float strongest = simd_broadcast(logit, 0);
+    const float share = lane < uint(CHOICES) ? exp(logit - strongest) : 0.0f;
     return share / simd_sum(share);
 }

@@ -1,11 +1,13 @@
 // What both grouped expert products share: a tile of pairs through a tile of one expert's rows.
 //
-//     sums[pair][row] = 2^-14 * sum over k of x[pair][k] * weight[row][k]        TILE_ROWS pairs, 64 rows, k in steps of 64
+//     sums[pair][row] = 2^-14 * sum over k of x[pair][k] * weight[row][k]
 //
-// A threadgroup is four simdgroups. In each step its 128 threads put 64 k of the pairs' activations and of the 64 rows into
-// threadgroup memory, the weights decoded once for all pairs; then simdgroup s multiplies all pairs by rows 16 s .. 16 s + 15.
-// Eight pairs are one row of 8x8 matrices; those behind the tile's last pair are skipped, so that a tile that is not full costs
-// what its pairs cost, whatever its height, and all four simdgroups skip alike.
+// for TILE_ROWS pairs and 64 rows, k in steps of 64.
+//
+// A threadgroup is four simdgroups. In each step its 128 threads put 64 k of the pairs' activations and of the 64 rows
+// into threadgroup memory, the weights decoded once for all pairs; then simdgroup s multiplies all pairs by rows 16 s
+// .. 16 s + 15. Eight pairs are one row of 8x8 matrices; those behind the tile's last pair are skipped, so that a tile
+// that is not full multiplies no more than its pairs need, rounded up to eight, and all four simdgroups skip alike.
 //
 // Threadgroup memory
 //
@@ -20,12 +22,12 @@
 //     row     4 (lane / 16) + lane / 2 % 4
 //     column  4 (lane / 8 % 2) + 2 (lane % 2), and the one after it
 //
-// Numerics. A weight is an E2M1 value (one bit of mantissa) times a power of two, so bfloat holds it exactly, whatever T is.
-// The tile's values stay smaller by 2^14, the factor that `code_octet` leaves in: then no scale byte up to 254 passes
-// bfloat's range, not even 6 * 2^127, and the sums get the factor back at the end (`WEIGHT_FACTOR`). At the other end,
-// groups with a scale byte below 16 count as zero, for their values would be subnormal, which GPUs may flush anyway: they are
-// at most 6 * 2^-112, so a sum is off by at most 1.2e-33 times the sum of |x|. Products are exact for T of bfloat or half, and
-// all sums are float.
+// Numerics. A weight is an E2M1 value (one bit of mantissa) times a power of two, so bfloat holds it exactly, whatever
+// T is. The tile's values stay smaller by 2^14, the factor that `code_octet` leaves in: then no scale byte up to 254
+// passes bfloat's range, not even 6 * 2^127, and the sums get the factor back at the end (`WEIGHT_FACTOR`). At the
+// other end, groups with a scale byte below 16 count as zero, for their values would be subnormal, which GPUs may flush
+// anyway: they are at most 6 * 2^-112, so a sum is off by at most 1.2e-33 times the sum of |x|. Products are exact for
+// T of bfloat or half, and all sums are float.
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
 #include "mxfp4.h"
@@ -42,11 +44,11 @@ inline uint weight_word(uint k, uint row_pair) {
     return k * WEIGHT_STRIDE + k / 16 * 8 + row_pair;
 }
 
-inline uint matrix_row(uint lane) {
+inline uint lane_row(uint lane) {
     return lane / 16 * 4 + lane / 2 % 4;
 }
 
-inline uint matrix_column(uint lane) {
+inline uint lane_column(uint lane) {
     return lane / 8 % 2 * 4 + lane % 2 * 2;
 }
 
@@ -84,8 +86,9 @@ void stage_x(
     }
 }
 
-// Puts k .. k + 63 of the expert's rows [row, row + 64) into weight_tile. A thread takes two neighbouring rows and 16 k: four
-// threads read 32 consecutive bytes of each. Beyond K, and beyond `rows`, the values are zeros.
+// Puts k .. k + 63 of the expert's rows [row, row + 64) into weight_tile. A thread takes two neighbouring rows and 16
+// k: four threads read 32 consecutive bytes of each. Codes are read once, a scale by the two threads of its group.
+// Beyond K, and beyond `rows`, the values are zeros.
 template <int K>
 void stage_weights(
     const device uint* blocks,
@@ -129,16 +132,16 @@ void multiply_step(
     const threadgroup uint* weight_tile,
     uint pairs,
     thread simdgroup_float8x8* sums,
-    uint simdgroup,
+    uint simdgroup_index,
     uint lane
 ) {
-    const uint row = matrix_row(lane), column = matrix_column(lane);
+    const uint row = lane_row(lane), column = lane_column(lane);
     const threadgroup T* own_x = reinterpret_cast<const threadgroup T*>(x_tile) + row * X_STRIDE + column;
     for (uint k = 0; k < TILE_K; k += 8) {
         simdgroup_float8x8 weights[2];
         #pragma unroll
         for (uint n = 0; n < 2; n++) {
-            const uint word = weight_tile[weight_word(k + row, simdgroup * 8 + n * 4 + column / 2)];
+            const uint word = weight_tile[weight_word(k + row, simdgroup_index * 8 + n * 4 + column / 2)];
             weights[n].thread_elements()[0] = as_type<float>(word << 16);
             weights[n].thread_elements()[1] = as_type<float>(word & 0xffff0000u);
         }
@@ -156,8 +159,8 @@ void multiply_step(
     }
 }
 
-// The whole product of a tile. `sources` are the rows of x that the thread stages (see stage_x), `blocks` and `scales` those of
-// the expert, `row` the first of the 64 columns. sums[2 m + n] must be given back 2^14 (WEIGHT_FACTOR).
+// The whole product of a tile. `sources` are the rows of x that the thread stages (see stage_x), `blocks` and `scales`
+// those of the expert, `row` the first of the 64 columns. sums[2 m + n] must be given back 2^14 (WEIGHT_FACTOR).
 template <typename T, int TILE_ROWS, int K>
 void multiply_tile(
     const device T* x,
@@ -171,7 +174,7 @@ void multiply_tile(
     threadgroup uint* weight_tile,
     thread simdgroup_float8x8* sums,
     uint thread_index,
-    uint simdgroup,
+    uint simdgroup_index,
     uint lane
 ) {
     static_assert(K % 32 == 0 && TILE_ROWS % 8 == 0, "whole groups of 32 weights, whole 8x8 matrices");
@@ -183,7 +186,7 @@ void multiply_tile(
         stage_x<T, TILE_ROWS, K>(x, sources, pairs, k, x_tile, thread_index);
         stage_weights<K>(blocks, scales, row, rows, k, weight_tile, thread_index);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        multiply_step<T, TILE_ROWS>(x_tile, weight_tile, pairs, sums, simdgroup, lane);
+        multiply_step<T, TILE_ROWS>(x_tile, weight_tile, pairs, sums, simdgroup_index, lane);
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 }

@@ -1,6 +1,7 @@
 """A model that says what the test wrote down: for behaviour that a trained model shows only now and then.
 
-`ScriptedModel` looks like `Model` to the engine (config, make_cache, call) and records what it was asked.
+`ScriptedModel` looks like `Model` to generation (config, make_cache, call, most_probable) and records what it was
+asked.
 """
 
 import time
@@ -77,6 +78,9 @@ class ScriptedModel:
         logits = mx.zeros((1, 1 if last_only else len(ids), self.vocab_size))
         logits[:, -1, chosen] = 100.0
         return logits
+
+    def most_probable(self, tokens: mx.array, cache: ScriptedCache) -> mx.array:
+        return mx.argmax(self(tokens, cache, last_only=True), axis=-1)
 
 
 @dataclass

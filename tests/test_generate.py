@@ -67,6 +67,14 @@ def test_decoding_takes_the_most_probable_token_of_a_cold_forward_pass_each_time
         context.append(step.token)
 
 
+def test_without_logprobs_the_most_probable_token_comes_without_logits(model: Model):
+    expected = [step.token for step in steps(start(model, PROMPT), 12)]
+    generation = start(model, PROMPT, Sampling(temperature=0))
+    found = steps(generation, 12)
+    assert [step.token for step in found] == expected
+    assert all(step.logprob is None for step in found)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 127, 128, 129, 149, 150])
 def test_the_prefill_chunk_changes_no_token(model: Model, chunk: int):
     expected = [step.token for step in steps(start(model, PROMPT), 8)]

@@ -132,3 +132,18 @@ def test_a_value_out_of_range_is_refused_by_name(options: dict[str, Any]):
 def test_a_bias_on_a_token_outside_the_vocabulary_is_refused():
     with pytest.raises(UsageError, match="logit_bias"):
         Sampler(Sampling(logit_bias={5: 1.0}), 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "greedy"),
+    [
+        ({}, True),
+        ({"top_p": 0.5, "seed": 3}, True),
+        ({"temperature": 1.0}, False),
+        ({"logit_bias": {1: 9.0}}, False),
+        ({"repetition_penalty": 1.1}, False),
+        ({"logprobs": True}, False),
+    ],
+)
+def test_only_a_draw_of_the_largest_unmodified_logit_is_greedy(options: dict[str, Any], greedy: bool):
+    assert Sampler(Sampling(**{"temperature": 0.0, **options}), 5).greedy == greedy

@@ -15,6 +15,12 @@ TIE = 1e-5
 OPERATION_ERROR = {mx.float32: 2e-6, mx.bfloat16: 1.5e-2, mx.float16: 2e-3}
 """Relative L2 error of one operation: sums of up to 160 products, so a few units in the last place of the dtype."""
 
+ONE_ROUNDING = {mx.float32: 1e-6, mx.bfloat16: 3e-3, mx.float16: 4e-4}
+"""Relative L2 error of float32 sums that are rounded to the dtype once, at the end: half a unit in the last place."""
+
+AFTER_ROUNDING = {mx.float32: 1e-6, mx.bfloat16: 3e-4, mx.float16: 4e-5}
+"""The same of float32 sums over numbers that were rounded to the dtype before: one or two may go the other way."""
+
 
 def relative_errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Relative L2 error of each row."""
@@ -41,3 +47,10 @@ def assert_close(found: mx.array, expected: np.ndarray, dtype: mx.Dtype = mx.flo
     assert values.shape == expected.shape
     error = np.linalg.norm(values - expected) / np.linalg.norm(expected)
     assert error <= OPERATION_ERROR[dtype]
+
+
+def assert_within(found: mx.array, expected: np.ndarray, error: float) -> None:
+    """The whole array, in the shape of `expected`, within a relative L2 error."""
+    values = np.array(found.astype(mx.float32), dtype=np.float64)
+    assert values.shape == expected.shape
+    assert np.linalg.norm(values - expected) <= error * np.linalg.norm(expected)

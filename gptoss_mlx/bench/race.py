@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptoss_mlx.bench.plan import Plan
+from gptoss_mlx.bench.plan import OURS, Plan
 from gptoss_mlx.bench.worker import Request
+from gptoss_mlx.command_buffers import environment_without_limits
 from gptoss_mlx.errors import GptOssError
 
 WORKER = (sys.executable, "-m", "gptoss_mlx.bench.worker")
@@ -91,6 +92,8 @@ def _run(plan: Plan, engine: str, label: str, worker: Sequence[str]) -> dict[str
             stderr=errors,
             # Out of reach of the terminal's Ctrl-C, and with all that it starts within reach of ours.
             process_group=0,
+            # Another engine runs as it would without us.
+            env=None if engine == OURS else environment_without_limits(),
         )
         try:
             stage, last, timed_out = _listen(process, settings.timeout_seconds)
