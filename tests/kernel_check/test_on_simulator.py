@@ -12,6 +12,9 @@ from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES
 from gptoss_mlx.ops.kernels import KernelOps
 from tests.kernel_check.device import small_model
 from tests.simulator import simulated
+from tests.simulator.compiler import unsupported
+
+pytestmark = pytest.mark.skipif(unsupported() is not None, reason=unsupported() or "")
 
 
 class Ticking:
@@ -32,7 +35,6 @@ def make_check(dtype: mx.Dtype) -> KernelCheck:
     return KernelCheck(small_model(dtype), KernelOps, ReferenceOps(), machine=Ticking().machine, seconds=1e4)
 
 
-@pytest.mark.slow
 def test_every_kernel_passes_its_trial():
     with simulated(checks=False):
         verdicts = make_check(mx.bfloat16).run(lambda kernel: None)
@@ -43,7 +45,6 @@ def test_every_kernel_passes_its_trial():
     assert all(verdict.ratio == 1.0 for verdict in verdicts)
 
 
-@pytest.mark.slow
 def test_all_kernels_together_pass_the_joint_cases():
     check = make_check(mx.bfloat16)
     ops, layer = KernelOps(frozenset(KERNEL_CLASSES)), check._layer
