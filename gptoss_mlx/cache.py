@@ -81,6 +81,13 @@ class FullLayerCache:
         those before it irrelevant."""
         self._overwrite_count = 0
 
+    @classmethod
+    def holding(cls, buffer: mx.array, offset: int) -> "FullLayerCache":
+        """A cache whose buffer is `buffer`, `[batch, 2 * kv_heads, capacity, dim]`, with `offset` positions in it."""
+        cache = cls()
+        cache._buffer, cache._offset, cache._written = buffer, offset, offset
+        return cache
+
     @property
     def offset(self) -> int:
         return self._offset
@@ -145,6 +152,13 @@ class SlidingLayerCache:
         self._offset = 0
         self._oldest = 0
         """The first position that the ring still holds."""
+
+    @classmethod
+    def holding(cls, ring: mx.array, offset: int) -> "SlidingLayerCache":
+        """A cache whose ring is `ring`, `[batch, 2 * kv_heads, window, dim]`, after `offset` positions."""
+        cache = cls(ring.shape[2])
+        cache._ring, cache._offset, cache._oldest = ring, offset, max(0, offset - ring.shape[2])
+        return cache
 
     @property
     def offset(self) -> int:

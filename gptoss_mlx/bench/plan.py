@@ -79,8 +79,7 @@ def make_plan(model: str, settings: Settings, *, peer: str | None = None, peer_m
     """
     if peer is None and peer_model is not None:
         raise UsageError(f"--peer-model is {peer_model} but there is no peer; expected --against {next(iter(PEERS))}")
-    if peer is not None and importlib.util.find_spec(PEERS[peer]) is None:
-        raise UsageError(f"{peer} is not installed; get it with: pip install 'gptoss-mlx[bench]'")
+    check_installed(peer)
     found = find_model(model)
     config = ModelConfig.from_file(found.folder / "config.json")
     length = settings.prompt_tokens + settings.decode_tokens
@@ -98,6 +97,12 @@ def make_plan(model: str, settings: Settings, *, peer: str | None = None, peer_m
         draw_prompt(found.folder, config, settings.prompt_tokens, settings.seed),
         settings,
     )
+
+
+def check_installed(peer: str | None) -> None:
+    """Raises UsageError for an engine to compare with that is not installed."""
+    if peer is not None and importlib.util.find_spec(PEERS[peer]) is None:
+        raise UsageError(f"{peer} is not installed; get it with: pip install 'gptoss-mlx[bench]'")
 
 
 def draw_prompt(folder: Path, config: ModelConfig, count: int, seed: int) -> list[int]:

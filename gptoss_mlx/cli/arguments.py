@@ -157,6 +157,12 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     bench.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
     bench.add_argument("--against", choices=("mlx-lm",), help="measure this engine, too, in turn with ours")
+    bench.add_argument(
+        "--graph",
+        action="store_true",
+        help="instead: count what one decode step after --prompt-tokens asks of a GPU with Metal, and time how long "
+        "Python takes to put it together; reads no weights, so MODEL may be 20b or 120b without having it",
+    )
     bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
     bench.add_argument(
         "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompt (default: 512)"

@@ -1,4 +1,7 @@
-"""`gptoss bench`: how fast a model runs here, and how much memory it takes; with --against, beside another engine."""
+"""`gptoss bench`: how fast a model runs here, and how much memory it takes; with --against, beside another engine.
+
+With --graph: what a decode step asks of a GPU, which needs neither the weights nor a GPU.
+"""
 
 import argparse
 import json
@@ -14,6 +17,8 @@ from gptoss_mlx.bench.table import table_lines
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures; prints the table, then one JSON line; gives the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
+    if arguments.graph:
+        return _run_graph(arguments)
     settings = Settings(
         prompt_tokens=arguments.prompt_tokens,
         decode_tokens=arguments.decode_tokens,
@@ -36,3 +41,22 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.interrupted:
         return 130
     return 0 if outcome.error is None else 1
+
+
+def _run_graph(arguments: argparse.Namespace) -> int:
+    """Prints the table, then one JSON line."""
+    from gptoss_mlx.bench.graph_report import graph_table_lines, make_graph_report
+
+    report = make_graph_report(
+        arguments.model,
+        position=arguments.prompt_tokens,
+        peer=arguments.against,
+        command=shlex.join(["gptoss", *arguments.words]),
+        machine=describe_machine(),
+    )
+    if not arguments.json:
+        for line in graph_table_lines(report):
+            print(line)
+        print()
+    print(json.dumps(report), flush=True)
+    return 0
