@@ -2,11 +2,16 @@
 
 import json
 import logging
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from gptoss_mlx import GptOss, load
 from gptoss_mlx.errors import Cancelled, UsageError
 from gptoss_mlx.kernel_check import choice
 from gptoss_mlx.kernel_check.choice import check_kernels, choose_for, load_ready_model
@@ -20,6 +25,7 @@ from gptoss_mlx.ops.selection import choose_kernels, chosen_kernels
 from gptoss_mlx.settings import KernelSetting
 from tests.kernel_check.device import Behaviour, SimulatedDevice, names, small_model
 
+ROOT = Path(__file__).parent.parent.parent
 ALL = frozenset(KERNEL_CLASSES)
 LIE = Behaviour(change=lambda array: array * 2)
 
@@ -94,6 +100,31 @@ def test_a_model_that_is_loaded_has_its_kernels_chosen(monkeypatch: pytest.Monke
     model = load_ready_model(POCKET_FOLDER)
     assert chosen_kernels() == ALL
     assert model.config.hidden_size == 192
+
+
+def test_loading_through_the_api_reports_the_check_and_close_stops_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("GPTOSS_KERNELS", "auto")
+    monkeypatch.setattr(choice, "this_bench", SimulatedDevice({"norm_router@1": LIE}).bench)
+    seen: list[tuple[int, int]] = []
+    begun = threading.Event()
+
+    def slowly(done: int, total: int) -> None:
+        begun.set()
+        time.sleep(0.2)
+        seen.append((done, total))
+
+    model = GptOss("pocket", checking=slowly, wait=False)
+    assert begun.wait(60)
+    model.close()
+    assert len(seen) < 17
+    assert chosen_kernels() == frozenset()
+    with load("pocket", checking=lambda done, total: seen.append((done, total))) as model:
+        assert chosen_kernels() == all_but("norm_router@1")
+        assert model.ask("Hello!", temperature=0.0, max_tokens=3).stats.generated_tokens == 3
+    assert seen[-1] == (17, 17)
+    assert "norm_router@1 is left out" in caplog.text
 
 
 def test_several_models_share_what_is_right_for_each(model: Model):
@@ -225,6 +256,21 @@ def test_a_kernel_that_ended_the_process_is_left_out_and_the_check_goes_on(
     choose_for(model, KernelSetting.AUTO, device.bench())
     assert chosen_kernels() == all_but(names()[-2])
     assert caplog.text == ""
+
+
+def test_after_a_kernel_killed_its_process_the_next_load_does_without_it(home: Path):
+    script = (
+        "import os\n"
+        "from gptoss_mlx.kernel_check.choice import choose_for\n"
+        "from gptoss_mlx.settings import KernelSetting\n"
+        "from tests.kernel_check.device import Behaviour, SimulatedDevice, small_model\n"
+        "killer = Behaviour(change=lambda array: os._exit(70))\n"
+        "choose_for(small_model(), KernelSetting.AUTO, SimulatedDevice({'linear_residual@1': killer}).bench())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 70
+    model = small_model()
+    choose_for(model, KernelSetting.AUTO, SimulatedDevice().bench())
+    assert chosen_kernels() == all_but("linear_residual@1")
 
 
 def test_while_a_kernel_is_tried_the_file_says_so(model: Model):

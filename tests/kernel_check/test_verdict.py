@@ -110,3 +110,11 @@ def test_a_kernel_is_kept_when_it_gains_more_than_the_scatter(ratio: float, kept
     assert verdict.kept is kept
     assert f"{ratio:.2f}" in verdict.reason
     assert not verdict.faulty
+
+
+def test_a_gain_that_comes_and_goes_is_none():
+    verdict = judge_speed(KERNEL, 1, 0.0, [(0.9, 1.0), (0.9, 1.0), (0.9, 1.0), (1.3, 1.0), (1.4, 1.0)])
+    assert verdict.outcome is Outcome.SLOWER
+    assert verdict.reason == "takes 0.90 of the stock path's time, and between 0.90 and 1.40"
+    # One pair that something else disturbed decides nothing.
+    assert judge_speed(KERNEL, 1, 0.0, [(0.9, 1.0)] * 8 + [(5.0, 1.0)]).kept
