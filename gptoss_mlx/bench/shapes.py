@@ -105,8 +105,10 @@ def make_model(shape: Shape) -> Model:
         bits, group = shape.dense_bits, shape.group_size
         if bits is None:
             return Linear(blank(out, into, dtype=dtype), offset)
-        groups = blank(out, into // group, dtype=dtype)
-        return QuantizedLinear(blank(out, into * bits // 32, dtype=mx.uint32), groups, groups, bits, group, offset)
+        # Two arrays: a trace takes what is done twice to one as done once.
+        scales, offsets = (blank(out, into // group, dtype=dtype) for _ in range(2))
+        codes = blank(out, into * bits // 32, dtype=mx.uint32)
+        return QuantizedLinear(codes, scales, offsets, bits, group, offset)
 
     def expert_linear(out: int, into: int) -> ExpertLinear:
         return ExpertLinear(
