@@ -24,7 +24,7 @@ def random_model(config: ModelConfig, dtype: mx.Dtype, *, dense_bits: int | None
     """One decoder layer, a norm and a shortened lm_head of `config`'s shape, with values spread like trained ones.
 
     Dense weights have `dtype`, or `dense_bits` bits as a conversion leaves them (the router is never quantised). About
-    600 MB for 20b. It is for its operations only: the embedding is lm_head once more.
+    670 MB for 20b. It is for its operations only: the embedding is lm_head once more.
     """
     config = replace(
         config,
