@@ -66,6 +66,7 @@ class RecordedStep:
         """The result of `finish` for the one of `tokens`, `[1, 1]`; `cache`, not empty, takes it in."""
         fixed = (place.position.array, place.length.array, *place.rotation)
         before: tuple[mx.array, ...] = (tokens,)
+        outputs = before
         for stretch in self._stretches:
             rings = [cache.layers[index].arrays[0] for index in stretch.ring_layers]
             outputs = stretch.run(*fixed, *before, *rings)

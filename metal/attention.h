@@ -31,6 +31,7 @@ using namespace metal;
 constant constexpr int HEAD_DIM = 64;
 constant constexpr int STEP_KEYS = 16;                  // keys that a simdgroup takes in one step
 constant constexpr int MATRIX_ROWS = 8;
+constant constexpr int PARTIAL_FLOATS = HEAD_DIM + 4;   // what a split leaves: sums, peak, total, two zeros
 constant constexpr float LOG2_E = 1.44269504f;
 constant constexpr float SCALE = 0.125f * LOG2_E;       // 1 / sqrt(HEAD_DIM), for exp2
 constant constexpr float LOWEST = -3.0e38f;             // below any score, and finite
@@ -86,6 +87,19 @@ inline float value_of(thread const Octet<bfloat16_t>& octet, uint f) {
 
 inline float value_of(thread const Octet<float>& octet, uint f) {
     return as_type<float>(octet.words[f / 4][f % 4]);
+}
+
+// Sets value f of an octet that has been zeros, in any order.
+inline void set_value(thread Octet<half>& octet, uint f, float value) {
+    octet.words[0][f / 2] |= uint(as_type<ushort>(half(value))) << (f % 2 * 16);
+}
+
+inline void set_value(thread Octet<bfloat16_t>& octet, uint f, float value) {
+    octet.words[0][f / 2] |= uint(as_type<ushort>(bfloat16_t(value))) << (f % 2 * 16);
+}
+
+inline void set_value(thread Octet<float>& octet, uint f, float value) {
+    octet.words[f / 4][f % 4] = as_type<uint>(value);
 }
 
 // Where a lane's two elements of an 8x8 matrix lie: (row, column) and (row, column + 1).
@@ -222,6 +236,15 @@ inline float share(float peak, float total, float sink) {
     const float top = max(peak, scaled_sink);
     const float shrink = exp2(peak - top);
     return shrink / (total * shrink + exp2(scaled_sink - top));
+}
+
+// Stores what stands behind a split's sums. The zeros only keep the next split's octets aligned.
+template <typename Result>
+inline void store_state(device Result* partial, float peak, float total) {
+    partial[HEAD_DIM] = Result(peak);
+    partial[HEAD_DIM + 1] = Result(total);
+    partial[HEAD_DIM + 2] = Result(0.0f);
+    partial[HEAD_DIM + 3] = Result(0.0f);
 }
 
 // One thread's part of rows that were merged: dims 2 * lane and 2 * lane + 1 of row `simdgroup`.

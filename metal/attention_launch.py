@@ -1,4 +1,4 @@
-"""What the launchers of attention kernels share: which heads and dtypes they take, and how keys are split.
+"""What the launchers of attention kernels share: which arrays they take, and how keys are split.
 
 Does not own: a kernel, or a grid.
 """
@@ -18,8 +18,8 @@ MOST_GROUP_HEADS: Final = 8
 STEP_KEYS: Final = 16
 """Keys that a simdgroup takes in one step; `attention.h` has the same constant."""
 
-PARTIAL_FLOATS: Final = HEAD_DIM + 2
-"""What a split leaves for each query head: peak, total and sums."""
+PARTIAL_FLOATS: Final = HEAD_DIM + 4
+"""What a split leaves for each query head, padding included; `attention.h` has the same constant."""
 
 MOST_SPLITS: Final = 32
 """Splits of the keys that `merge_attention` can merge: a lane weighs one."""
@@ -36,13 +36,16 @@ MOST_SPLIT_THREADGROUPS: Final = 256
 _DTYPES: Final = (mx.bfloat16, mx.float16, mx.float32)
 
 
-def heads_fit(heads: Heads, dtype: mx.Dtype) -> bool:
-    """Whether the attention kernels take `heads` with queries, keys and values of `dtype`."""
+def arrays_fit(q: mx.array, kv: mx.array, heads: Heads) -> bool:
+    """Whether the attention kernels take queries `q` with keys and values `kv`."""
     return (
-        dtype in _DTYPES
+        q.dtype in _DTYPES
+        and kv.dtype == q.dtype
         and heads.dim == HEAD_DIM
         and heads.query % heads.kv == 0
         and heads.query // heads.kv <= MOST_GROUP_HEADS
+        and q.shape == (kv.shape[0], heads.query, q.shape[2], HEAD_DIM)
+        and kv.shape == (q.shape[0], 2 * heads.kv, kv.shape[2], HEAD_DIM)
     )
 
 

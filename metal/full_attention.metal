@@ -5,7 +5,7 @@
 //     length      int32, at least 1
 //     sinks       [kv_heads * G], any floating type
 //     result      without SPLIT: T [batch, 1, kv_heads * G * 64]
-//                 with SPLIT: float32 [batch, 1, kv_heads * G, splits, 66], for merge_attention: peak, total, 64 sums
+//                 with SPLIT: float32 [batch, 1, kv_heads * G, splits, 68], for merge_attention (attention.h)
 //
 // A threadgroup of 256 threads takes one key/value head of one sequence and one split of the positions: grid
 // (256 * kv_heads, splits, batch). A split is ceil(length / splits) positions, rounded up to whole steps of 16, so that
@@ -66,13 +66,12 @@ void full_attention(
     if (simdgroup < G) {
         const uint head = query_head + simdgroup;
         if (SPLIT) {
-            device Result* out = result + (ulong(head) * splits + group.y) * (HEAD_DIM + 2);
+            device Result* out = result + (ulong(head) * splits + group.y) * PARTIAL_FLOATS;
+            out[2 * lane] = Result(merged.sums.x);
+            out[2 * lane + 1] = Result(merged.sums.y);
             if (lane == 0) {
-                out[0] = Result(merged.peak);
-                out[1] = Result(merged.total);
+                store_state(out, merged.peak, merged.total);
             }
-            out[2 + 2 * lane] = Result(merged.sums.x);
-            out[3 + 2 * lane] = Result(merged.sums.y);
         } else {
             const float sink = float(sinks[kv_head * G + simdgroup]);
             const float2 attended = merged.sums * share(merged.peak, merged.total, sink);

@@ -5,7 +5,7 @@ from typing import Final
 import mlx.core as mx
 
 from gptoss_mlx.metal import merge_attention
-from gptoss_mlx.metal.attention_launch import HEAD_DIM, PARTIAL_FLOATS, heads_fit, splits_for
+from gptoss_mlx.metal.attention_launch import HEAD_DIM, PARTIAL_FLOATS, arrays_fit, splits_for
 from gptoss_mlx.metal.library import Kernel
 from gptoss_mlx.operands import Heads
 
@@ -23,9 +23,9 @@ _KERNEL: Final = Kernel(
 )
 
 
-def fits(heads: Heads, dtype: mx.Dtype) -> bool:
-    """Whether the kernel takes `heads` with queries, keys and values of `dtype`."""
-    return heads_fit(heads, dtype)
+def fits(q: mx.array, kv: mx.array, heads: Heads) -> bool:
+    """Whether the kernel takes these, in the shapes of `launch`."""
+    return arrays_fit(q, kv, heads) and q.shape[2] == 1
 
 
 def launch(
@@ -45,6 +45,8 @@ def launch(
     `length` that is known here, such as the capacity: it decides into how many `splits` the keys go, unless those are
     given. More than one makes a second dispatch.
     """
+    if not fits(q, kv, heads):
+        raise ValueError(f"full_attention does not take {q.shape} and {kv.shape} with {heads}")
     batch = kv.shape[0]
     splits = splits or splits_for(most_keys, heads.kv * batch)
     split = splits > 1

@@ -1,6 +1,6 @@
 // Attention that was split over the keys, merged, and its sinks added.
 //
-//     partial     float32 [batch, seq, query_heads, splits, 66]    peak, total, 64 sums of a split (attention.h)
+//     partial     float32 [batch, seq, query_heads, splits, 68]    what a split left (attention.h)
 //     sinks       [query_heads], any floating type
 //     attended    T [batch, seq, query_heads * 64]
 //
@@ -19,17 +19,18 @@ void merge_attention(
     uint token,
     uint lane) {
     const ulong row = ulong(token) * heads + head;
-    const device float2* own = (const device float2*)(partial) + row * splits * (HEAD_DIM / 2 + 1);
+    constexpr uint pairs = PARTIAL_FLOATS / 2;
+    const device float2* own = (const device float2*)(partial) + row * splits * pairs;
     float2 state = float2(LOWEST, 0.0f);
     if (lane < splits) {
-        state = own[lane * (HEAD_DIM / 2 + 1)];
+        state = own[lane * pairs + HEAD_DIM / 2];
     }
     const float peak = simd_max(state.x);
     const float weight = exp2(state.x - peak);
     const float total = simd_sum(state.y * weight);
     float2 sums = float2(0.0f);
     for (uint s = 0; s < splits; s++) {
-        sums += simd_shuffle(weight, ushort(s)) * own[s * (HEAD_DIM / 2 + 1) + 1 + lane];
+        sums += simd_shuffle(weight, ushort(s)) * own[s * pairs + lane];
     }
     const float2 result = sums * share(peak, total, float(sinks[head]));
     attended[row * HEAD_DIM + 2 * lane] = T(result.x);

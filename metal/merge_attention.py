@@ -27,9 +27,11 @@ def fits(splits: int) -> bool:
 def launch(partial: mx.array, sinks: mx.array, dtype: mx.Dtype) -> mx.array:
     """Attention `[batch, seq, query_heads * 64]` in `dtype`, out of what its splits left.
 
-    `partial` is float32 `[batch, seq, query_heads, splits, 66]`; `sinks` `[query_heads]` are of any floating dtype.
+    `partial` is float32 `[batch, seq, query_heads, splits, 68]`; `sinks` `[query_heads]` are of any floating dtype.
     """
-    batch, seq, query_heads, _, _ = partial.shape
+    batch, seq, query_heads, splits, _ = partial.shape
+    if not fits(splits):
+        raise ValueError(f"merge_attention does not take {splits} splits; at most {MOST_SPLITS}")
     [attended] = _KERNEL(
         partial,
         sinks,

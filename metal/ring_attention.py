@@ -4,7 +4,7 @@ from typing import Final
 
 import mlx.core as mx
 
-from gptoss_mlx.metal.attention_launch import HEAD_DIM, heads_fit
+from gptoss_mlx.metal.attention_launch import HEAD_DIM, arrays_fit
 from gptoss_mlx.metal.library import Kernel
 from gptoss_mlx.operands import Heads
 
@@ -22,9 +22,14 @@ _KERNEL: Final = Kernel(
 )
 
 
-def fits(heads: Heads, dtype: mx.Dtype) -> bool:
-    """Whether the kernel takes `heads` with queries, keys and values of `dtype`."""
-    return heads_fit(heads, dtype)
+def fits(q: mx.array, rows: mx.array, ring: mx.array, heads: Heads) -> bool:
+    """Whether the kernel takes these, in the shapes of `launch`."""
+    return (
+        arrays_fit(q, ring, heads)
+        and q.shape[2] == 1
+        and rows.dtype == ring.dtype
+        and rows.shape == (*ring.shape[:2], 1, HEAD_DIM)
+    )
 
 
 def launch(
@@ -36,6 +41,8 @@ def launch(
     `[batch, 2 * kv_heads, window, 64]`, all of one dtype; `position` is int32 without dimensions; `sinks`
     `[query_heads]` are of any floating dtype.
     """
+    if not fits(q, rows, ring, heads):
+        raise ValueError(f"ring_attention does not take {q.shape}, {rows.shape} and {ring.shape} with {heads}")
     batch, _, window, _ = ring.shape
     attended, new_ring = _KERNEL(
         q,

@@ -5,7 +5,7 @@
 //     length      int32: positions that count; the queries are the last seq of them
 //     sinks       [kv_heads * G], any floating type
 //     result      without SPLIT: T [batch, seq, kv_heads * G * 64]
-//                 with SPLIT: float32 [batch, seq, kv_heads * G, splits, 66], for merge_attention: peak, total, 64 sums
+//                 with SPLIT: float32 [batch, seq, kv_heads * G, splits, 68], for merge_attention (attention.h)
 //
 // WINDOW 0 is no window. A threadgroup of 256 threads takes one key/value head of one sequence, a tile of 8 * (8 / G)
 // consecutive positions and one split of the keys that the tile sees: grid (256 * tiles, kv_heads * splits, batch). A
@@ -126,22 +126,19 @@ void tile_attention(
     }
     // The lane's row ends in two octets: dims 8 * (column / 2) and 32 further.
     const ulong row = (ulong(batch) * seq + query) * kv_heads * G + head;
+    device Result* out = SPLIT ? result + (row * splits + split) * PARTIAL_FLOATS : result + row * HEAD_DIM;
     float scale = 1.0f;
-    device Result* out = result + row * HEAD_DIM;
-    if (SPLIT) {
-        out = result + (row * splits + split) * (HEAD_DIM + 2);
-        if (place.column == 0) {
-            out[0] = Result(attending.peak);
-            out[1] = Result(total);
-        }
-        out += 2;
-    } else {
+    if (!SPLIT) {
         scale = share(attending.peak, total, float(sinks[head]));
+    } else if (place.column == 0) {
+        store_state(out, attending.peak, total);
     }
-    out += place.column / 2 * 8;
+    Octet<Result> lower = zero_octet<Result>(), upper = zero_octet<Result>();
 #pragma clang loop unroll(full)
     for (uint f = 0; f < 8; f++) {
-        out[f] = Result(attending.sums[f].x * scale);
-        out[f + HEAD_DIM / 2] = Result(attending.sums[f].y * scale);
+        set_value(lower, f, attending.sums[f].x * scale);
+        set_value(upper, f, attending.sums[f].y * scale);
     }
+    store_octet<Result>(lower, (device uint4*)(out), place.column / 2);
+    store_octet<Result>(upper, (device uint4*)(out), place.column / 2 + 4);
 }

@@ -10,7 +10,7 @@ from gptoss_mlx.metal.attention_launch import (
     MOST_GROUP_HEADS,
     PARTIAL_FLOATS,
     STEP_KEYS,
-    heads_fit,
+    arrays_fit,
     splits_for,
 )
 from gptoss_mlx.metal.library import Kernel
@@ -36,9 +36,9 @@ _KERNEL: Final = Kernel(
 )
 
 
-def fits(heads: Heads, dtype: mx.Dtype) -> bool:
-    """Whether the kernel takes `heads` with queries, keys and values of `dtype`."""
-    return heads_fit(heads, dtype)
+def fits(q: mx.array, kv: mx.array, heads: Heads) -> bool:
+    """Whether the kernel takes these, in the shapes of `launch`."""
+    return arrays_fit(q, kv, heads)
 
 
 def launch(
@@ -60,6 +60,8 @@ def launch(
     capacity: with the number of positions it decides into how many `splits` the keys go, unless those are given. More
     than one makes a second dispatch.
     """
+    if not fits(q, kv, heads):
+        raise ValueError(f"tile_attention does not take {q.shape} and {kv.shape} with {heads}")
     batch, _, seq, _ = q.shape
     tiles = -(-seq // tile_positions(heads))
     if splits is None:

@@ -6,8 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from gptoss_mlx.command_buffers import environment_without_limits
 
 VERSIONED = ("gptoss-mlx", "mlx", "mlx-lm")
 """The distributions whose versions belong to a measurement."""
@@ -55,3 +58,9 @@ def describe_versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     return versions
+
+
+def describe_limits(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """What MLX is told of the size of command buffers in `environment` (None: in another engine's process)."""
+    values = environment_without_limits() if environment is None else environment
+    return {name: values[name] for name in ("MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER") if name in values}

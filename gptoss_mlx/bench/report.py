@@ -1,12 +1,13 @@
 """From the runs of a benchmark to its report: medians, spread, and ratios pair by pair."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gptoss_mlx.bench.machine import describe_versions
+from gptoss_mlx.bench.machine import describe_limits, describe_versions
 from gptoss_mlx.bench.plan import OURS, Plan
 from gptoss_mlx.bench.race import Outcome
 from gptoss_mlx.bench.worker import prompt_digest
@@ -51,6 +52,7 @@ def make_report(plan: Plan, outcome: Outcome, *, command: str, machine: Mapping[
         "error": outcome.error,
         "machine": dict(machine),
         "versions": describe_versions(),
+        "mlx_limits": {engine: describe_limits(os.environ if engine == OURS else None) for engine in plan.engines},
         "model": {
             "name": found.name,
             "parameters": plan.config.parameters,

@@ -8,7 +8,7 @@ Owns: making such models and caches, ours and mlx-lm's. Does not own: what is lo
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 
@@ -181,7 +181,8 @@ def make_mlx_lm_model(shape: Shape) -> Any:
             num_attention_heads=config.num_attention_heads,
             num_key_value_heads=config.num_key_value_heads,
             sliding_window=config.sliding_window,
-            rope_theta=config.rope.theta,
+            # Annotated as an int there, and read as any number.
+            rope_theta=cast(int, config.rope.theta),
             rope_scaling=_rope_scaling(config),
             layer_types=list(config.layer_types),
         )

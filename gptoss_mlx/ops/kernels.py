@@ -75,9 +75,13 @@ class KernelOps(ReferenceOps):
             records = this_device().metal and library.made_by_mlx()
         if not records:
             return None
+        # Never evaluated: arrays as those of a step.
+        q = mx.zeros((1, heads.query, 1, heads.dim), dtype)
+        rows, ring, kv = (mx.zeros((1, 2 * heads.kv, keys, heads.dim), dtype) for keys in (1, window, most_keys))
+        length, sinks = Position.at(most_keys), mx.zeros(heads.query)
         return Recording(
-            ring=self._enables("ring_attention", 1) and ring_attention.fits(heads, dtype),
-            full=self._enables("full_attention", most_keys) and full_attention.fits(heads, dtype),
+            ring=self.runs_kernel("ring_attention", q, rows, ring, length, sinks, heads),
+            full=self.runs_kernel("full_attention", q, kv, length, sinks, heads),
         )
 
     def norm_qkv_rope(
@@ -160,20 +164,20 @@ def _norm_qkv_rope(x: mx.array, norm: Norm, qkv: Projection, heads: Heads, rotat
 
 def _full_attention(q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> _Case:
     if q.shape[2] == 1:
-        return _Case("full_attention", length.most, full_attention.fits(heads, q.dtype))
-    return _Case("causal_attention", q.shape[2], tile_attention.fits(heads, q.dtype))
+        return _Case("full_attention", length.most, full_attention.fits(q, kv, heads))
+    return _Case("causal_attention", q.shape[2], tile_attention.fits(q, kv, heads))
 
 
 def _banded_attention(q: mx.array, kv: mx.array, window: int, sinks: mx.array, heads: Heads) -> _Case:
     # A single position's band is left to the reference: while decoding, the ring's kernel serves it.
-    fits = q.shape[2] > 1 and tile_attention.fits(heads, q.dtype)
+    fits = q.shape[2] > 1 and tile_attention.fits(q, kv, heads)
     return _Case("banded_attention", max(2, q.shape[2]), fits)
 
 
 def _ring_attention(
     q: mx.array, rows: mx.array, ring: mx.array, position: Position, sinks: mx.array, heads: Heads
 ) -> _Case:
-    return _Case("ring_attention", 1, ring_attention.fits(heads, q.dtype))
+    return _Case("ring_attention", 1, ring_attention.fits(q, rows, ring, heads))
 
 
 def _linear_residual(x: mx.array, linear: Projection, residual: mx.array) -> _Case:

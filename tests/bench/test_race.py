@@ -57,6 +57,13 @@ def report_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     return report
 
 
+def test_the_report_tells_each_engines_command_buffers(race: Race, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLX_MAX_MB_PER_BUFFER", "70")
+    monkeypatch.delenv("MLX_MAX_OPS_PER_BUFFER", raising=False)
+    report = report_of(*race.run("figures()", runs=1))
+    assert report["mlx_limits"] == {engine: {"MLX_MAX_MB_PER_BUFFER": "70"} for engine in (OURS, "mlx-lm")}
+
+
 def test_the_engines_take_turns_on_the_same_prompt_and_the_report_adds_up(race: Race):
     plan, outcome = race.run("figures((1, 2, 3) if ours else (1, 2, 4))", runs=3)
     assert outcome.error is None

@@ -115,7 +115,6 @@ def test_reads_keys_and_values_once_at_long_context() -> None:
     assert bytes_read(Heads(query=8, kv=1, dim=64), 8192) <= 1.05
 
 
-@pytest.mark.slow
 def test_reads_keys_and_values_once_at_long_context_and_the_real_width() -> None:
     assert bytes_read(REAL, 8191) <= 1.05
 
@@ -130,8 +129,23 @@ def test_keys_are_split_only_when_there_are_many_and_never_more_than_can_be_merg
     assert not merge_attention.fits(MOST_SPLITS + 1)
 
 
-def test_fits_the_heads_of_the_models_and_says_what_it_does_not() -> None:
-    assert all(full_attention.fits(heads, mx.bfloat16) for heads in (REAL, POCKET, SINGLE))
-    assert not full_attention.fits(Heads(query=8, kv=2, dim=128), mx.bfloat16)
-    assert not full_attention.fits(Heads(query=18, kv=2, dim=64), mx.bfloat16)
-    assert not full_attention.fits(REAL, mx.int32)
+@pytest.mark.parametrize("heads", [REAL, POCKET, SINGLE])
+def test_fits_the_heads_of_the_models(heads: Heads) -> None:
+    case = make_case(heads, 20, dtype=mx.bfloat16)
+    assert full_attention.fits(case.q, case.kv, heads)
+
+
+@pytest.mark.parametrize("heads", [Heads(query=8, kv=2, dim=128), Heads(query=18, kv=2, dim=64)])
+def test_refuses_other_heads(heads: Heads) -> None:
+    with pytest.raises(ValueError, match="does not take"):
+        attend(make_case(heads, 20))
+
+
+def test_refuses_more_splits_than_can_be_merged() -> None:
+    with pytest.raises(ValueError, match="33 splits; at most 32"):
+        attend(make_case(POCKET, 20), splits=MOST_SPLITS + 1)
+
+
+def test_refuses_keys_of_another_dtype() -> None:
+    case = make_case(POCKET, 20)
+    assert not full_attention.fits(case.q, case.kv.astype(mx.float16), POCKET)

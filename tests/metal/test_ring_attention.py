@@ -107,8 +107,20 @@ def test_reads_and_writes_every_row_once_at_the_real_width() -> None:
     assert simulator.launches[-1].threadgroup_bytes <= 20_000
 
 
-def test_fits_the_heads_of_the_models_and_says_what_it_does_not() -> None:
-    assert all(ring_attention.fits(heads, mx.bfloat16) for heads in (REAL, POCKET, SINGLE))
-    assert not ring_attention.fits(Heads(query=8, kv=2, dim=128), mx.bfloat16)
-    assert not ring_attention.fits(Heads(query=18, kv=2, dim=64), mx.bfloat16)
-    assert not ring_attention.fits(REAL, mx.int32)
+@pytest.mark.parametrize("heads", [REAL, POCKET, SINGLE])
+def test_fits_the_heads_of_the_models(heads: Heads) -> None:
+    case = make_case(heads, 129, dtype=mx.bfloat16, spare=0)
+    assert ring_attention.fits(case.q, case.kv[:, :, 128:], case.kv[:, :, :128], heads)
+
+
+@pytest.mark.parametrize("heads", [Heads(query=8, kv=2, dim=128), Heads(query=18, kv=2, dim=64)])
+def test_refuses_other_heads(heads: Heads) -> None:
+    case = make_case(heads, 129, spare=0)
+    with pytest.raises(ValueError, match="does not take"):
+        ring_attention.launch(case.q, case.kv[:, :, 128:], case.kv[:, :, :128], number(128), case.sinks, heads)
+
+
+def test_refuses_rows_of_another_dtype_and_more_than_one_token() -> None:
+    case, pair = make_case(POCKET, 129, spare=0), make_case(POCKET, 130, seq=2, spare=0)
+    assert not ring_attention.fits(case.q, case.kv[:, :, 128:].astype(mx.float16), case.kv[:, :, :128], POCKET)
+    assert not ring_attention.fits(pair.q, pair.kv[:, :, 128:], pair.kv[:, :, :128], POCKET)

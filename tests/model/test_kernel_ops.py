@@ -1,8 +1,9 @@
 """The operations on our kernels: which of them run for what, and that they say what the reference says."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -69,6 +70,7 @@ NORM = Norm(normal(HIDDEN, seed=9) * 0.1 + 1, 1e-5)
 SINKS = normal(HEADS.query, seed=8)
 GATE_UP, DOWN = expert_linear(2 * INNER, HIDDEN, 3), expert_linear(HIDDEN, INNER, 4)
 BUFFER = normal(1, 2 * HEADS.kv, 256, HEADS.dim, seed=5)
+LONG_BUFFER = normal(1, 2 * HEADS.kv, 1280, HEADS.dim, seed=6)
 
 
 def experts(ops: ReferenceOps, tokens: int) -> mx.array:
@@ -92,6 +94,9 @@ OPERATIONS: dict[str, Any] = {
     ),
     "full_attention": lambda ops, tokens: ops.full_attention(
         normal(1, HEADS.query, tokens, 64), BUFFER, Position.at(131), SINKS, HEADS
+    ),
+    "long full_attention": lambda ops, tokens: ops.full_attention(
+        normal(1, HEADS.query, tokens, 64), LONG_BUFFER, Position.at(1200), SINKS, HEADS
     ),
     "banded_attention": lambda ops, tokens: ops.banded_attention(
         normal(1, HEADS.query, tokens, 64), mx.contiguous(BUFFER[:, :, : 31 + tokens]), 32, SINKS, HEADS
@@ -124,6 +129,7 @@ LAUNCHES = {
     "norm_qkv_rope": (["norm_qkv_rope"], []),
     "quantised norm_qkv_rope": (["norm_qkv_rope"], []),
     "full_attention": (["full_attention"], ["tile_attention"]),
+    "long full_attention": (["full_attention", "merge_attention"], ["tile_attention", "merge_attention"]),
     "banded_attention": ([], ["tile_attention"]),
     "ring_attention": (["ring_attention"], ["ring_attention"]),
     "linear_residual": (["linear_residual"], []),
@@ -208,9 +214,7 @@ def test_kernels_are_chosen_for_metal_only(monkeypatch: pytest.MonkeyPatch) -> N
     try:
         choose_kernels(frozenset(KERNEL_CLASSES))
         assert isinstance(current_ops(), KernelOps if this_device().metal else CpuOps)
-        on_metal = type(this_device())(
-            **{name: getattr(this_device(), name) for name in this_device().__slots__} | {"metal": True, "gpu": True}
-        )
+        on_metal = replace(this_device(), metal=True, gpu=True)
         monkeypatch.setattr(selection, "this_device", lambda: on_metal)
         chosen = frozenset([KernelClass("norm_router", 1)])
         choose_kernels(chosen)
@@ -233,7 +237,7 @@ def greedy_tokens(model: Model, prompt: list[int], count: int) -> list[int]:
     cache, found = model.make_cache(), []
     token = model.most_probable(mx.array([prompt], dtype=mx.int32), cache)
     for _ in range(count):
-        found.append(int(token.item()))
+        found.append(cast(int, token.item()))
         token = model.most_probable(token, cache)
     return found
 
@@ -255,3 +259,17 @@ def test_the_pocket_model_says_the_same_64_tokens_on_our_kernels(
     assert launched["ring_attention"] == launched["full_attention"] == layers * decoded // 2
     assert launched["grouped_down"] == launched["tile_attention"] == layers * (prompt_tokens > 1)
     assert launched["merge_argmax"] == 65
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantised_projections_run_on_our_kernels_as_well(
+    simulator: Simulator, conversions: Callable[[int | None], str], bits: int
+) -> None:
+    model = load_model(conversions(bits))
+    with use_ops(REFERENCE):
+        expected = greedy_tokens(model, [5, 6, 7], 8)
+    before = len(simulator.launches)
+    with use_ops(KernelOps()):
+        assert greedy_tokens(model, [5, 6, 7], 8) == expected
+    launched = Counter(launch.kernel for launch in simulator.launches[before:])
+    assert launched["norm_qkv_rope"] == launched["linear_residual"] == 8 * len(model.layers)

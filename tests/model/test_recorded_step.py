@@ -2,6 +2,7 @@
 
 import weakref
 from pathlib import Path
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -72,7 +73,7 @@ def decode(model: Model, ops: Ops, tokens: int, steps: int) -> tuple[list[int], 
         cache, found = model.make_cache(), []
         token = model.most_probable(prompt(tokens), cache)
         for _ in range(steps):
-            found.append(int(token.item()))
+            found.append(cast(int, token.item()))
             token = model.most_probable(token, cache)
         return found, np.array(model(token, cache))
 
@@ -121,7 +122,7 @@ def test_a_step_writes_into_the_buffers_where_they_lie(model: Model, ops: Ops) -
 def addresses(layers: list) -> list[int]:
     """Where the buffers of the full layers lie."""
     return [
-        np.asarray(memoryview(layer.arrays[0])).__array_interface__["data"][0]
+        np.asarray(memoryview(cast(Any, layer.arrays[0]))).__array_interface__["data"][0]
         for layer in layers
         if isinstance(layer, FullLayerCache)
     ]
@@ -173,7 +174,7 @@ def test_other_dtypes_of_the_token_are_recorded_as_well(model: Model) -> None:
         for dtype in (mx.int32, mx.uint32, mx.int64):
             cache = model.make_cache()
             mx.eval(model(prompt(20), cache), cache.arrays)
-            results.append(int(model.most_probable(mx.array([[7]], dtype=dtype), cache).item()))
+            results.append(model.most_probable(mx.array([[7]], dtype=dtype), cache).item())
     assert len(set(results)) == 1
 
 

@@ -9,6 +9,7 @@ processes can share the folder.
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,10 +48,11 @@ FREESTANDING: Final = (
     "-gdwarf-4",
 )
 
-METAL_HEADERS: Final = (
-    "array atomic common compute config geometric graphics integer limits logging math matrix numeric pack quadgroup "
-    "relational simdgroup simdgroup_matrix stdlib texture tessellation type_traits types uniform"
-).split()
+METAL_HEADERS: Final[tuple[str, ...]] = (
+    *("array", "atomic", "common", "compute", "config", "geometric", "graphics", "integer", "limits", "logging"),
+    *("math", "matrix", "numeric", "pack", "quadgroup", "relational", "simdgroup", "simdgroup_matrix", "stdlib"),
+    *("texture", "tessellation", "type_traits", "types", "uniform"),
+)
 """Headers of Metal's library, by their name without `metal_`: empty here, since the shim holds them all."""
 
 
@@ -156,5 +158,17 @@ def _hash(*parts: str) -> str:
 def _run(command: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
     answer = subprocess.run(command, input=text, capture_output=True, text=True)
     if answer.returncode:
-        raise CompileError(answer.stderr[:6000].strip() or f"{command[0]} failed")
+        raise CompileError(_errors(answer.stderr)[:6000] or f"{command[0]} failed")
     return answer
+
+
+def _errors(said: str) -> str:
+    """What clang said, without its warnings."""
+    kept: list[str] = []
+    is_kept = True
+    for line in said.splitlines():
+        if match := re.search(r": (fatal error|error|warning|note): ", line):
+            is_kept = match[1] in ("fatal error", "error") or (is_kept and match[1] == "note")
+        if is_kept and not line.lstrip().startswith("In file included from"):
+            kept.append(line)
+    return "\n".join(kept).strip()

@@ -64,6 +64,8 @@ class Launch:
     """Products of 8 x 8 matrices."""
     divergent_ops: int
     """Simdgroup operations that some lanes did not come to."""
+    barrier_places: frozenset[tuple[str, int]]
+    """File and line of every barrier of either kind that was passed."""
     seconds: float
     """Time that the simulator took, without compiling."""
 

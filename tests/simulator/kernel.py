@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+import mlx.core as mx
 import numpy as np
 
-from tests.simulator import runtime
+from tests.simulator import native
 from tests.simulator.compiler import preprocess, shared_object
 from tests.simulator.counts import BufferCounts, Launch, Size
 from tests.simulator.elf import Image
@@ -62,6 +63,8 @@ _SHARED_FLAGS: Final = (
     "-ftrivial-auto-var-init=pattern",
     "-fno-vectorize",
     "-fno-slp-vectorize",
+    # A load of a vector stays one, though a single element is used.
+    *("-mllvm", "-disable-vector-combine"),
     *("-Wno-everything", "-Wimplicit-float-conversion", "-Werror=vla"),
 )
 _ANNOUNCED: Final = (
@@ -75,7 +78,8 @@ FLAGS: Final[Mapping[str, tuple[str, ...]]] = {
     "checked": (
         "-O1",
         *_ANNOUNCED,
-        "-fsanitize=array-bounds,integer-divide-by-zero,shift-exponent,alignment",
+        # Without "alignment", which would keep clang from merging loads; the runtime sees addresses.
+        "-fsanitize=array-bounds,integer-divide-by-zero,shift-exponent",
         "-fsanitize-recover=all",
         "-fstack-clash-protection",
         # Stores of two branches stay two, each with its own line.
@@ -145,7 +149,7 @@ class CompiledKernel:
         flags = [*_SHARED_FLAGS, *FLAGS[build]]
         if source.strict_address_spaces:
             flags.append("-DSTRICT_ADDRESS_SPACES")
-        runtime.library()
+        native.library()
         path, warnings = shared_object(text, source.name, flags)
         _refuse_implicit_bfloat(warnings)
         self.image = Image(path)
@@ -160,17 +164,19 @@ class CompiledKernel:
         self.buffers: dict[str, int] = {}
         """The index of every buffer argument by its name."""
         self.access: dict[str, int] = {}
+        self.optional: set[str] = set()
+        """Buffers that depend on a function constant, or that a launch may leave unbound."""
         self.dynamic: dict[str, int] = {}
         """The index of every dynamic threadgroup argument."""
         self._expressions: list[str] = []
         for i, parameter in enumerate(parameters):
             kind = f"typename argument_type<Kernel, {i}>::type"
             known = next((a for a in parameter.attributes if a in POSITIONS or a in COMPUTED_POSITIONS), None)
-            indexed = dict(
-                (match[1], int(match[2]))
+            indexed = {
+                match[1]: int(match[2])
                 for a in parameter.attributes
                 if (match := re.fullmatch(r"(buffer|threadgroup)\s*\(\s*(\d+)\s*\)", a))
-            )
+            }
             if known is not None and known in POSITIONS:
                 self._expressions.append(f"position_argument<{kind}>(first(position->{POSITIONS[known]}))")
             elif known is not None:
@@ -182,9 +188,11 @@ class CompiledKernel:
                 index = indexed.get("buffer", max(self.buffers.values(), default=-1) + 1)
                 self.buffers[parameter.name] = index
                 self.access[parameter.name] = _access(parameter.declaration)
+                if any(a.startswith("function_constant") for a in parameter.attributes):
+                    self.optional.add(parameter.name)
                 self._expressions.append(f"pointer_argument<{kind}>::of(buffers[{index}])")
-        if max(self.buffers.values(), default=0) >= runtime.MOST_BUFFERS:
-            raise CompileError(f"{len(self.buffers)} buffers; Metal has {runtime.MOST_BUFFERS}")
+        if max(self.buffers.values(), default=0) >= native.MOST_BUFFERS:
+            raise CompileError(f"{len(self.buffers)} buffers; Metal has {native.MOST_BUFFERS}")
 
     def _entry(self, instance: str, kernels: Mapping[str, object]) -> str:
         arguments = ",\n    ".join(self._expressions)
@@ -205,12 +213,12 @@ class CompiledKernel:
         threadgroup: Size,
         options: Options,
         name: str,
-        template: Mapping[str, object],
+        template: Mapping[str, int | bool | mx.Dtype],
         dynamic_bytes: Mapping[str, int] | None = None,
     ) -> Launch:
         """Runs over `grid` threads and gives what it did; outputs are written into their arrays. Raises `Fault`."""
         dynamic_bytes = dynamic_bytes or {}
-        library = runtime.library()
+        library = native.library()
         threadgroup_bytes = self.threadgroup_bytes + sum(dynamic_bytes.values())
         if threadgroup_bytes > MOST_THREADGROUP_BYTES:
             raise Fault(
@@ -221,19 +229,22 @@ class CompiledKernel:
             raise Fault("too many threads", f"{name} is launched with {threadgroup}; Metal has {MOST_THREADS} at most")
         if min(*grid, *threadgroup) < 1:
             raise Fault("empty launch", f"{name} is launched with grid {grid} and threadgroup {threadgroup}")
-        record = runtime.Launch()
+        record = native.Launch()
         record.entry = self.entry
-        buffers = (runtime.Buffer * runtime.MOST_BUFFERS)()
-        kept = [_fill(buffers[self.buffers[n]], self.access[n], arguments[n], options) for n in self.buffers]
-        record.buffers = ctypes.cast(buffers, ctypes.POINTER(runtime.Buffer))
-        record.image = runtime.Range(self.base, self.base + self.image.memory_size)
+        buffers = (native.Buffer * native.MOST_BUFFERS)()
+        unbound = self.buffers.keys() - arguments.keys() - self.optional
+        if unbound or arguments.keys() - self.buffers.keys():
+            raise TypeError(f"{name} takes {sorted(self.buffers)}, not {sorted(arguments)}")
+        kept = [_fill(buffers[self.buffers[n]], self.access[n], a, options) for n, a in arguments.items()]
+        record.buffers = ctypes.cast(buffers, ctypes.POINTER(native.Buffer))
+        record.image = native.Range(self.base, self.base + self.image.memory_size)
         begin, end = self.image.threadgroup_range
-        record.threadgroup_memory = runtime.Range(self.base + begin, self.base + end)
+        record.threadgroup_memory = native.Range(self.base + begin, self.base + end)
         variables = self.image.threadgroup_variables
-        ranges = (runtime.Range * len(variables))(
+        ranges = (native.Range * len(variables))(
             *((self.base + v.address, self.base + v.address + v.size) for v in variables)
         )
-        record.threadgroup_variables = ctypes.cast(ranges, ctypes.POINTER(runtime.Range))
+        record.threadgroup_variables = ctypes.cast(ranges, ctypes.POINTER(native.Range))
         record.threadgroup_variable_count = len(variables)
         record.dynamic_count = max(self.dynamic.values(), default=-1) + 1
         for argument, index in self.dynamic.items():
@@ -244,8 +255,8 @@ class CompiledKernel:
         record.checked = options.build != "fast"
         record.counting = options.counting
         record.divergence_allowed = options.divergence_allowed
-        fault = runtime.FaultRecord()
-        with runtime.LOCK:
+        fault = native.FaultRecord()
+        with native.LOCK:
             started = time.perf_counter()
             if not library.sim_run(ctypes.byref(record), ctypes.byref(fault)):
                 raise MemoryError(f"not enough memory to simulate {name}")
@@ -255,7 +266,7 @@ class CompiledKernel:
             raise self._fault(fault, name, dynamic_bytes)
         return Launch(
             kernel=name,
-            template=dict(template),  # type: ignore[arg-type]
+            template=dict(template),
             grid=grid,
             threadgroup=threadgroup,
             buffers={n: _counts(buffers[i], options) for n, i in self.buffers.items()} if record.checked else {},
@@ -269,10 +280,13 @@ class CompiledKernel:
             simd_ops=record.simd_operations,
             matrix_ops=record.matrix_operations,
             divergent_ops=record.divergent_operations,
+            barrier_places=frozenset(
+                (site.file.decode(), site.line) for site in record.barrier_sites[: record.barrier_site_count]
+            ),
             seconds=seconds,
         )
 
-    def _fault(self, record: runtime.FaultRecord, name: str, dynamic_bytes: Mapping[str, int]) -> Fault:
+    def _fault(self, record: native.FaultRecord, name: str, dynamic_bytes: Mapping[str, int]) -> Fault:
         kind = record.kind.decode()
         words = []
         if record.has_access:
@@ -297,9 +311,9 @@ class CompiledKernel:
             offset = address - self.base - variable.address
             if -32 <= offset < variable.size + 32:
                 return f"byte {offset} of threadgroup memory `{variable.name}` of {variable.size} bytes"
-        slot, offset = divmod(address - runtime.library().sim_arena(), runtime.ARENA_SLOT_BYTES)
-        offset -= runtime.ARENA_LEAD_BYTES
-        if slot == runtime.MOST_BUFFERS:
+        slot, offset = divmod(address - native.library().sim_arena(), native.ARENA_SLOT_BYTES)
+        offset -= native.ARENA_LEAD_BYTES
+        if slot == native.MOST_BUFFERS:
             names = ", ".join(f"`{name}` of {dynamic_bytes[name]} bytes" for name in self.dynamic)
             return f"byte {offset} of dynamic threadgroup memory {names}"
         for name, index in self.buffers.items():
@@ -316,12 +330,12 @@ def compiled(source: Source, build: str) -> CompiledKernel:
 
 def _access(declaration: str) -> int:
     if re.search(r"\bconstant\b", declaration):
-        return runtime.CONSTANT
+        return native.CONSTANT
     pointee = re.split(r"[*&]", declaration)[0]
-    return runtime.READ_ONLY if re.search(r"\bconst\b", pointee) else runtime.WRITABLE
+    return native.READ_ONLY if re.search(r"\bconst\b", pointee) else native.WRITABLE
 
 
-def _fill(buffer: runtime.Buffer, access: int, argument: Argument, options: Options) -> np.ndarray:
+def _fill(buffer: native.Buffer, access: int, argument: Argument, options: Options) -> np.ndarray:
     array = argument.array
     assert array.flags.c_contiguous
     if argument.is_initialised:
@@ -334,7 +348,7 @@ def _fill(buffer: runtime.Buffer, access: int, argument: Argument, options: Opti
     return array
 
 
-def _counts(buffer: runtime.Buffer, options: Options) -> BufferCounts:
+def _counts(buffer: native.Buffer, options: Options) -> BufferCounts:
     return BufferCounts(
         loaded_bytes=buffer.loaded_bytes,
         stored_bytes=buffer.stored_bytes,

@@ -3,10 +3,17 @@
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from typing import Final
 
+from gptoss_mlx.metal import library
+
 _INCLUDE: Final = re.compile(r'^#include "(?P<name>\w+\.h)"$')
+
+
+def place(header: str, stem: str, line: int) -> tuple[str, int]:
+    """File and line that `with_markers` gives to `line` of `header`, counted from 1."""
+    places = _places(stem)
+    return places[line - 1] if len(places) == header.count("\n") + 1 else (f"{stem} header", line)
 
 
 def with_markers(header: str, stem: str) -> str:
@@ -34,8 +41,7 @@ def _places(stem: str) -> list[tuple[str, int]]:
     included: set[str] = set()
 
     def places(name: str) -> Iterator[tuple[str, int]]:
-        text = (resources.files("gptoss_mlx.metal") / name).read_text("ascii")
-        for number, line in enumerate(text.split("\n"), 1):
+        for number, line in enumerate(library._read(name).split("\n"), 1):
             match = _INCLUDE.match(line)
             if match is None:
                 yield name, number

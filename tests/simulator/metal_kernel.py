@@ -6,11 +6,14 @@ As of MLX 0.32: mlx/backend/common/metal_kernel.cpp writes the signature, mlx/ba
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, cast
 
+import mlx
 import mlx.core as mx
 import numpy as np
 
+from tests.simulator.compiler import HERE
 from tests.simulator.faults import CompileError
 from tests.simulator.kernel import MOST_THREADS
 from tests.simulator.lines import with_markers
@@ -34,24 +37,35 @@ TYPES: Final[Mapping[mx.Dtype, tuple[str, type[np.generic]]]] = {
 }
 """MLX's types: what they are called in a kernel, and the numpy type of the same bytes."""
 
-_SCALAR_ATTRIBUTES: Final = (
-    "dispatch_quadgroups_per_threadgroup dispatch_simdgroups_per_threadgroup quadgroup_index_in_threadgroup "
-    "quadgroups_per_threadgroup simdgroup_index_in_threadgroup simdgroups_per_threadgroup thread_execution_width "
-    "thread_index_in_quadgroup thread_index_in_simdgroup thread_index_in_threadgroup threads_per_simdgroup"
-).split()
-_VECTOR_ATTRIBUTES: Final = (
-    "dispatch_threads_per_threadgroup grid_origin grid_size thread_position_in_grid thread_position_in_threadgroup "
-    "threadgroup_position_in_grid threadgroups_per_grid threads_per_grid threads_per_threadgroup"
-).split()
-ATTRIBUTES: Final = tuple(
-    sorted([(name, "uint") for name in _SCALAR_ATTRIBUTES] + [(name, "uint3") for name in _VECTOR_ATTRIBUTES])
-)
+ATTRIBUTES: Final[Mapping[str, str]] = {
+    "dispatch_quadgroups_per_threadgroup": "uint",
+    "dispatch_simdgroups_per_threadgroup": "uint",
+    "dispatch_threads_per_threadgroup": "uint3",
+    "grid_origin": "uint3",
+    "grid_size": "uint3",
+    "quadgroup_index_in_threadgroup": "uint",
+    "quadgroups_per_threadgroup": "uint",
+    "simdgroup_index_in_threadgroup": "uint",
+    "simdgroups_per_threadgroup": "uint",
+    "thread_execution_width": "uint",
+    "thread_index_in_quadgroup": "uint",
+    "thread_index_in_simdgroup": "uint",
+    "thread_index_in_threadgroup": "uint",
+    "thread_position_in_grid": "uint3",
+    "thread_position_in_threadgroup": "uint3",
+    "threadgroup_position_in_grid": "uint3",
+    "threadgroups_per_grid": "uint3",
+    "threads_per_grid": "uint3",
+    "threads_per_simdgroup": "uint",
+    "threads_per_threadgroup": "uint3",
+}
 """Attributes that a kernel gets when its source contains their names, and their types."""
 
-PRELUDE: Final = (
-    "#include <metal_stdlib>\nusing namespace metal;\ntypedef half float16_t;\ntypedef bfloat bfloat16_t;\n"
-)
-"""What kernels of ours take from the source that MLX puts before a kernel."""
+INCLUDES: Final = (HERE / "overlay", Path(next(iter(mlx.__path__))) / "include")
+"""MLX's headers, three of them overlaid."""
+
+PRELUDE: Final = '#include "mlx/backend/metal/kernels/utils.h"\n'
+"""What MLX puts before a kernel: types, and names that a kernel must not give to anything else."""
 
 Value = int | bool | mx.Dtype
 
@@ -68,6 +82,8 @@ class Input:
 
 def read_input(array: mx.array, contiguous: bool) -> Input:
     """`array` as numpy; where `contiguous` is False, with the strides and the memory that it has."""
+    if array.dtype not in TYPES:
+        raise TypeError(f"{array.dtype} is no type that a kernel of this project takes")
     viewed = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
     elements = np.asarray(viewed)
     if contiguous or elements.flags.c_contiguous:
@@ -120,7 +136,17 @@ def shape_arguments(name: str, given: Input, source: str) -> dict[str, np.ndarra
     return arguments
 
 
-_SHAPE_TYPES: Final = {"shape": "const constant int*", "strides": "const constant int64_t*", "ndim": "const constant int&"}
+def to_mlx(elements: np.ndarray, dtype: mx.Dtype) -> mx.array:
+    """`elements`, as the numpy type of `TYPES`, as an array of `dtype`."""
+    array = mx.array(cast(Any, elements))
+    return array.view(mx.bfloat16) if dtype == mx.bfloat16 else array
+
+
+_SHAPE_TYPES: Final = {
+    "shape": "const constant int*",
+    "strides": "const constant int64_t*",
+    "ndim": "const constant int&",
+}
 
 
 def signature(
@@ -141,7 +167,7 @@ def signature(
     for name, dtype in outputs.items():
         kind = TYPES[dtype][0]
         add(f"device {f'atomic<{kind}>' if atomic_outputs else kind}*", name)
-    arguments += [f"{kind} {name} [[{name}]]" for name, kind in ATTRIBUTES if name in source]
+    arguments += [f"{kind} {name} [[{name}]]" for name, kind in ATTRIBUTES.items() if name in source]
     return arguments
 
 

@@ -1,7 +1,7 @@
 """Preprocessed Metal source as C++ that clang compiles with the shim.
 
 Works on tokens, a pass for each thing that C++ says otherwise; lines stay where they are, so that every message names
-the kernel's own. What C++ would accept and Metal does not is refused here.
+the kernel's own. What C++ would accept and Metal does not is refused first (`language`).
 """
 
 import re
@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.simulator.faults import CompileError
+from tests.simulator.language import refuse_what_is_not_metal
 from tests.simulator.tokens import Cursor, Token, lex
 
 SCALARS: Final = ("float", "half", "bfloat", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "bool")
 VECTORS: Final = frozenset(f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 4))
 SPACES: Final = ("device", "constant", "threadgroup")
-
-REFUSED_WORDS: Final = frozenset(
-    "double new delete throw try catch virtual dynamic_cast typeid goto thread_local wchar_t std".split()
-)
-"""Words of C++ that Metal does not have."""
 
 _DECIMAL_FLOAT: Final = re.compile(r"((?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(\w*)")
 _VECTOR_ALIAS: Final = re.compile(
@@ -49,7 +45,7 @@ class Rewritten:
 def rewrite(source: str, function_constants: Mapping[int, int | bool]) -> Rewritten:
     """`source` as C++. Raises `CompileError` for what is not Metal."""
     tokens = lex(source)
-    _refuse_words(tokens)
+    refuse_what_is_not_metal(tokens)
     for token in tokens:
         if token.kind == "number":
             token.text = _literal(token)
@@ -74,12 +70,6 @@ def attribute_names(token: Token) -> tuple[str, ...]:
     return tuple(part.strip() for part in re.split(r",(?![^(]*\))", inner) if part.strip())
 
 
-def _refuse_words(tokens: list[Token]) -> None:
-    for token in tokens:
-        if token.kind == "word" and token.text in REFUSED_WORDS:
-            raise CompileError(f"{token.place}: error: `{token.text}` is not available in Metal")
-
-
 def _literal(token: Token) -> str:
     """A float literal has type float in Metal, with `h` half, with `bf` bfloat."""
     match = _DECIMAL_FLOAT.fullmatch(token.text)
@@ -102,7 +92,7 @@ def _drop_instantiations(tokens: list[Token]) -> None:
         while at.text(end) != ";":
             end += 1
         span = tokens[i : end + 1]
-        if any(t.kind == "attribute" and "host_name" in t.text or t.text == "kernel" for t in span):
+        if any((t.kind == "attribute" and "host_name" in t.text) or t.text == "kernel" for t in span):
             for dropped in span:
                 dropped.becomes("")
 
@@ -171,7 +161,8 @@ def _define_function_constants(tokens: list[Token], values: Mapping[int, int | b
         value = values.get(int(index[1]))
         text = "{}" if value is None else str(value).lower()
         known = str(value is not None).lower()
-        made = f"static constexpr {kind} {at.text(name)} = {text}; static constexpr bool is_defined_{at.text(name)} = {known}"
+        constant = at.text(name)
+        made = f"static constexpr {kind} {constant} = {text}; static constexpr bool is_defined_{constant} = {known}"
         for t in tokens[first : i + 1]:
             t.becomes("")
         tokens[first].becomes(made)

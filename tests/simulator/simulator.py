@@ -11,6 +11,7 @@ from gptoss_mlx.metal import library
 from tests.simulator.counts import Launch, Size
 from tests.simulator.kernel import Argument, Options, Source, compiled
 from tests.simulator.metal_kernel import (
+    INCLUDES,
     TYPES,
     Value,
     check_template,
@@ -20,6 +21,7 @@ from tests.simulator.metal_kernel import (
     read_input,
     shape_arguments,
     signature,
+    to_mlx,
 )
 
 
@@ -73,7 +75,7 @@ class Simulator:
             text, function, instance = function_source(name, header, source, values, arguments)
             if verbose:
                 print(text)
-            kernel = compiled(Source(text, function, instance), self.options.build)
+            kernel = compiled(Source(text, function, instance, INCLUDES), self.options.build)
             bound: dict[str, Argument] = {}
             for n, entry in given.items():
                 bound[n] = Argument(entry.elements)
@@ -92,10 +94,7 @@ class Simulator:
                     template=dict(values),
                 )
             )
-            return [
-                mx.array(result).view(mx.bfloat16) if dtype == mx.bfloat16 else mx.array(result)
-                for result, dtype in zip(results, output_dtypes, strict=True)
-            ]
+            return [to_mlx(result, dtype) for result, dtype in zip(results, output_dtypes, strict=True)]
 
         return launch
 

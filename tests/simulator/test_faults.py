@@ -74,7 +74,8 @@ FAULTS = {
         "",
     ),
     "a store over what several lanes load": (
-        "shared[t] = t; threadgroup_barrier(mem_flags::mem_threadgroup); out[i] = shared[0]; if (t == 63) shared[0] = 1;",
+        "shared[t] = t; threadgroup_barrier(mem_flags::mem_threadgroup);"
+        " out[i] = shared[0]; if (t == 63) shared[0] = 1;",
         "write-after-read race|read-after-write race",
         "",
     ),
@@ -143,12 +144,6 @@ FAULTS = {
     "a division by zero": ("out[i] = float(int(t) / zero);", "integer division by zero or overflow", ""),
     "a remainder by zero": ("out[i] = float(t % uint(zero));", "integer division by zero or overflow", ""),
     "a shift by as many bits as there are": ("out[i] = float(t << (32 + zero));", "shift out of range", ""),
-    "a call without end": (
-        "auto f = [&](auto self, int n) -> float { volatile float a[4096]; a[n & 7] = n; "
-        "return n < 0 ? 0 : self(self, n + 1) + a[0]; }; out[i] = f(f, 1);",
-        "stack overflow",
-        "",
-    ),
 }
 CLEAN = {
     "every element once": "out[i] = x[i];",
@@ -176,6 +171,7 @@ CLEAN = {
 LANGUAGE = {
     "a local array of double": ("double d = 1; y[0] = float(d);", "`double` is not available"),
     "the standard library": ("y[0] = std::max(1, 2);", "`std` is not available"),
+    "a lambda": ("auto f = [](float a) { return a; }; y[0] = f(1);", "lambda expressions"),
     "a float that becomes a bfloat unsaid": ("bfloat b = x[0]; y[0] = float(b);", "said: bfloat"),
     "a device pointer to a threadgroup function's": (
         "threadgroup float s[4]; device float* p = s; y[0] = p[0];",
@@ -220,7 +216,11 @@ def test_what_is_right_passes_in_every_order(name: str, seed: int) -> None:
 
 def test_a_fault_leaves_nothing_behind() -> None:
     with simulated() as simulator:
-        for name in ("a call without end", "two lanes that store one element", "a store behind a buffer"):
+        for name in (
+            "an index behind an array of a known size",
+            "two lanes that store one element",
+            "a store behind a buffer",
+        ):
             with pytest.raises(Fault):
                 planted.launch(simulator, name)
             np.testing.assert_array_equal(planted.launch(simulator, "every element once"), np.arange(128))
@@ -282,6 +282,11 @@ def test_a_variable_that_was_never_set_reads_as_not_a_number() -> None:
     assert np.isnan(np.array(found)).all()
 
 
+def test_more_local_memory_than_a_thread_has_is_a_fault() -> None:
+    with pytest.raises(Fault, match=r"stack overflow: in planted by thread \(0, 0, 0\)"):
+        run("uint i = thread_position_in_grid.x; volatile float a[100000]; a[i] = 1; y[i] = a[i];")
+
+
 def test_threadgroup_memory_beyond_what_every_gpu_has_is_refused() -> None:
     text = "threadgroup float s[{}]; uint i = thread_position_in_grid.x; s[i] = 1; y[i] = s[i];"
     run(text.format(8192))
@@ -302,7 +307,18 @@ def test_threadgroup_memory_of_a_function_is_refused() -> None:
         kernel = simulator.metal_kernel(
             name="planted", input_names=[], output_names=["y"], source="y[0] = f(0);", header=header
         )
-        with pytest.raises(CompileError, match="planted header:2.*in a kernel function only"):
+        with pytest.raises(CompileError, match=r"planted header:2.*in a kernel function only"):
+            kernel(inputs=[], grid=(1, 1, 1), threadgroup=(1, 1, 1), output_shapes=[(1,)], output_dtypes=[mx.float32])
+
+
+@pytest.mark.parametrize("text", ["constexpr int N = 4;", "static const float N[2] = {1, 2};", "int N;"])
+def test_a_variable_outside_of_functions_has_to_be_constant(text: str) -> None:
+    header = (
+        "namespace ours {\ntemplate <int I> struct S { int n = I; };\ninline int f() { return 4; }\n" + text + "\n}\n"
+    )
+    with simulated() as simulator:
+        kernel = simulator.metal_kernel(name="p", input_names=[], output_names=["y"], source="y[0] = 1;", header=header)
+        with pytest.raises(CompileError, match=r"p header:4: error: .* has to be `constant`"):
             kernel(inputs=[], grid=(1, 1, 1), threadgroup=(1, 1, 1), output_shapes=[(1,)], output_dtypes=[mx.float32])
 
 

@@ -142,10 +142,13 @@ inline void check_threadgroup(const Access& access, ThreadgroupMemory& memory, b
     else check_order<BYTES>(access, memory.writers + offset, memory.readers + offset, THREADGROUP, false);
 }
 
-template <u32 BYTES>
+template <u32 BYTES, u32 ALIGNMENT = 1>
 inline void check_access(const Access& access, bool atomic = false) {
     if (!current) return;
     const u64 address = access.address;
+    if (address % ALIGNMENT) {
+        return fail_access("misaligned access", address, BYTES, access.instruction, access.site);
+    }
     if (address - static_memory.begin < static_memory.bytes) {
         return check_threadgroup<BYTES>(access, static_memory, atomic);
     }

@@ -1,26 +1,27 @@
 // What clang's instrumentation calls. Only its passes are used: -fsanitize=thread announces every load and store,
-// -fsanitize=bounds,alignment,... tests what the language can; the libraries that usually answer are not linked.
+// -fsanitize=array-bounds,... tests what the language can. The libraries that usually answer are not linked.
 #pragma once
 #include "access.h"
 
 #define CALLER reinterpret_cast<u64>(__builtin_return_address(0))
 
-#define ANNOUNCE(NAME, BYTES, IS_STORE)                                                                       \
-    void NAME(void* address) {                                                                                \
-        sim::check_access<BYTES>({reinterpret_cast<u64>(address), BYTES, IS_STORE, CALLER, sim::NOWHERE});    \
+#define ANNOUNCE(NAME, BYTES, IS_STORE, ALIGNMENT)                                                                    \
+    void NAME(void* address) {                                                                                        \
+        sim::check_access<BYTES, ALIGNMENT>({reinterpret_cast<u64>(address), BYTES, IS_STORE, CALLER, sim::NOWHERE}); \
     }
-#define ANNOUNCE_BOTH(NAME, BYTES)                                                                            \
-    void NAME(void* address) {                                                                                \
-        sim::check_access<BYTES>({reinterpret_cast<u64>(address), BYTES, false, CALLER, sim::NOWHERE});       \
-        sim::check_access<BYTES>({reinterpret_cast<u64>(address), BYTES, true, CALLER, sim::NOWHERE});        \
+#define ANNOUNCE_BOTH(NAME, BYTES, ALIGNMENT)                                                                      \
+    void NAME(void* address) {                                                                                     \
+        sim::check_access<BYTES, ALIGNMENT>({reinterpret_cast<u64>(address), BYTES, false, CALLER, sim::NOWHERE}); \
+        sim::check_access<BYTES, ALIGNMENT>({reinterpret_cast<u64>(address), BYTES, true, CALLER, sim::NOWHERE});  \
     }
-#define ANNOUNCE_SIZE(BYTES)                              \
-    ANNOUNCE(__tsan_read##BYTES, BYTES, false)            \
-    ANNOUNCE(__tsan_write##BYTES, BYTES, true)            \
-    ANNOUNCE(__tsan_unaligned_read##BYTES, BYTES, false)  \
-    ANNOUNCE(__tsan_unaligned_write##BYTES, BYTES, true)  \
-    ANNOUNCE_BOTH(__tsan_read_write##BYTES, BYTES)        \
-    ANNOUNCE_BOTH(__tsan_unaligned_read_write##BYTES, BYTES)
+// "unaligned" is what the type allows: a packed vector, not an address that happened.
+#define ANNOUNCE_SIZE(BYTES)                               \
+    ANNOUNCE(__tsan_read##BYTES, BYTES, false, BYTES)      \
+    ANNOUNCE(__tsan_write##BYTES, BYTES, true, BYTES)      \
+    ANNOUNCE(__tsan_unaligned_read##BYTES, BYTES, false, 1) \
+    ANNOUNCE(__tsan_unaligned_write##BYTES, BYTES, true, 1) \
+    ANNOUNCE_BOTH(__tsan_read_write##BYTES, BYTES, BYTES)  \
+    ANNOUNCE_BOTH(__tsan_unaligned_read_write##BYTES, BYTES, 1)
 
 extern "C" {
 
@@ -58,7 +59,6 @@ void* __tsan_memset(void* to, int value, u64 bytes) {
 REFUSE(out_of_bounds, "array index out of bounds")
 REFUSE(shift_out_of_bounds, "shift out of range")
 REFUSE(divrem_overflow, "integer division by zero or overflow")
-REFUSE(type_mismatch_v1, "misaligned access")
 
 // Conversions to bfloat, for which processors without AVX512-BF16 call a function: round to nearest even.
 __bf16 __truncsfbf2(float value) {

@@ -52,6 +52,13 @@ inline bool is_earlier(const Site& a, const Site& b) {
     return a.file < b.file;
 }
 
+inline void note_barrier(const Site& site) {
+    for (u32 i = 0; i < launch->barrier_site_count; i++) {
+        if (same_place(launch->barrier_sites[i], site)) return;
+    }
+    if (launch->barrier_site_count < MOST_BARRIER_SITES) launch->barrier_sites[launch->barrier_site_count++] = site;
+}
+
 // When no lane of the simdgroup can run: lets those at the earliest operation go on. False if none waits at one.
 inline bool release_collective(Simdgroup& simdgroup) {
     Lane* const first = &lanes[simdgroup.first];
@@ -82,6 +89,7 @@ inline bool release_collective(Simdgroup& simdgroup) {
     }
     if (earliest->kind == SIMDGROUP_BARRIER) {
         launch->simdgroup_barriers++;
+        note_barrier(earliest->site);
         const u32 index = earliest->position.simdgroup;
         if (earliest->barrier_flags & ORDERS_DEVICE) simdgroup.moment[DEVICE] = new_moment(index);
         if (earliest->barrier_flags & ORDERS_THREADGROUP) simdgroup.moment[THREADGROUP] = new_moment(index);
@@ -139,6 +147,7 @@ inline bool release_barrier() {
         return false;
     }
     launch->threadgroup_barriers++;
+    note_barrier(waiting->site);
     if (waiting->barrier_flags & ORDERS_DEVICE) begin_period(DEVICE);
     if (waiting->barrier_flags & ORDERS_THREADGROUP) begin_period(THREADGROUP);
     for (u32 i = 0; i < lane_count; i++) lanes[i].state = READY;

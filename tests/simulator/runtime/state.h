@@ -6,6 +6,7 @@
 constexpr u32 MOST_BUFFERS = 31;
 constexpr u32 MOST_THREADS = 1024;
 constexpr u32 MOST_SIMDGROUPS = MOST_THREADS / SIMD_WIDTH;
+constexpr u32 MOST_BARRIER_SITES = 64;
 
 // ---- What the caller fills in; tests/simulator/runtime.py mirrors these structs.
 
@@ -45,6 +46,8 @@ struct Launch {
     // Results.
     u64 threads, threadgroups, threadgroup_barriers, simdgroup_barriers, simd_operations, matrix_operations;
     u64 divergent_operations, threadgroup_loaded_bytes, threadgroup_stored_bytes;
+    Site barrier_sites[MOST_BARRIER_SITES];  // of the barriers that were passed
+    u64 barrier_site_count;
 };
 
 struct Fault {

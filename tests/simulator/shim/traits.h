@@ -52,8 +52,6 @@ template <bool condition, class T = void> using enable_if_t = typename enable_if
 template <bool condition, class T, class F> struct conditional { using type = T; };
 template <class T, class F> struct conditional<false, T, F> { using type = F; };
 template <bool condition, class T, class F> using conditional_t = typename conditional<condition, T, F>::type;
-template <class... T> struct make_void { using type = void; };
-template <class... T> using void_t = typename make_void<T...>::type;
 template <class A, class B> constexpr bool is_convertible_v = __is_convertible(A, B);
 template <class A, class B> struct is_convertible : bool_constant<__is_convertible(A, B)> {};
 template <class A, class B> struct is_base_of : bool_constant<__is_base_of(A, B)> {};

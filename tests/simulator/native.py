@@ -8,6 +8,7 @@ from typing import Final
 from tests.simulator.compiler import runtime_object
 
 MOST_BUFFERS: Final = 31
+MOST_BARRIER_SITES: Final = 64
 WRITABLE, READ_ONLY, CONSTANT = 0, 1, 2
 
 LOCK: Final = threading.Lock()
@@ -34,6 +35,10 @@ class Range(ctypes.Structure):
     _fields_ = _fields(_U64, "begin end")
 
 
+class Site(ctypes.Structure):
+    _fields_ = [("file", ctypes.c_char_p), ("line", _U32), ("column", _U32)]
+
+
 class Launch(ctypes.Structure):
     _fields_ = [
         ("entry", _POINTER),
@@ -49,11 +54,9 @@ class Launch(ctypes.Structure):
         *_fields(_U32, "checked counting divergence_allowed"),
         *_fields(_U64, "threads threadgroups threadgroup_barriers simdgroup_barriers simd_operations"),
         *_fields(_U64, "matrix_operations divergent_operations threadgroup_loaded_bytes threadgroup_stored_bytes"),
+        ("barrier_sites", Site * MOST_BARRIER_SITES),
+        ("barrier_site_count", _U64),
     ]
-
-
-class Site(ctypes.Structure):
-    _fields_ = [("file", ctypes.c_char_p), ("line", _U32), ("column", _U32)]
 
 
 class FaultRecord(ctypes.Structure):

@@ -1,0 +1,2 @@
+// In place of MLX's: the shim's functions take bfloat as MLX's overloads do, and give it back.
+#pragma once
