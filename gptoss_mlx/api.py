@@ -27,13 +27,13 @@ from gptoss_mlx.events import Event, Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
+from gptoss_mlx.kernel_check.choice import load_ready_model
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.turn import prepare_turn, run_turn
-from gptoss_mlx.weights import load_model
 
 
 def load(
@@ -41,6 +41,7 @@ def load(
     *,
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    checking: Callable[[int, int], None] | None = None,
     **defaults: Unpack[OptionArguments],
 ) -> "GptOss":
     """A model, ready to answer.
@@ -48,9 +49,10 @@ def load(
     `model` is `"pocket"`, the name of a converted model, or the path of a folder with a checkpoint: converted, or as
     Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context length in tokens (default: all that
     the model was made for); `progress(done_bytes, total_bytes)` is called while weights are read, on another thread;
+    `checking(done, total)` is called there while kernels are checked, which takes seconds the first time on a Mac;
     `defaults` are options for every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, UsageError.
     """
-    return GptOss(model, context=context, progress=progress, defaults=defaults)
+    return GptOss(model, context=context, progress=progress, checking=checking, defaults=defaults)
 
 
 class GptOss:
@@ -66,6 +68,7 @@ class GptOss:
         *,
         context: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        checking: Callable[[int, int], None] | None = None,
         defaults: OptionArguments | None = None,
         wait: bool = True,
     ) -> None:
@@ -88,7 +91,10 @@ class GptOss:
         """Options for every turn, under what a call gives itself."""
         self.tokenizer: Tokenizer = Tokenizer.from_file(find_tokenizer(found.folder), vocab_size=self.config.vocab_size)
         self._stop_loading = threading.Event()
-        self.engine: Engine = Engine(lambda: load_model(found.folder, progress=self._loading(progress)), wait=False)
+        reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
+        self.engine: Engine = Engine(
+            lambda: load_ready_model(found.folder, progress=reading, checking=checking), wait=False
+        )
         """The thread that owns the weights."""
         if wait:
             try:
@@ -230,13 +236,13 @@ class GptOss:
         state = "closed" if self.engine.closed else f"context {self.context_limit}"
         return f"<GptOss {self.name}: {self.config.num_hidden_layers} layers, {state}>"
 
-    def _loading(self, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
+    def _stoppable(self, unit: str, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
         """What loading reports to: `progress`, and the place where it is stopped when nobody waits any more."""
         stop = self._stop_loading
 
         def report(done: int, total: int) -> None:
             if stop.is_set():
-                raise Cancelled(f"loading was stopped after {done} of {total} bytes")
+                raise Cancelled(f"loading was stopped after {done} of {total} {unit}")
             if progress is not None:
                 progress(done, total)
 

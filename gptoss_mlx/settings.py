@@ -2,12 +2,41 @@
 
 `GPTOSS_HOME`: folder for everything that gptoss keeps (history now; models and chats). Default: the platform's data
 folder.
+
+`GPTOSS_KERNELS`: `auto` (default) uses the Metal kernels that were found to be right and faster on this machine, `off`
+none of them, `on` all of them, unchecked.
 """
 
 import os
+from enum import StrEnum
 from pathlib import Path
 
 import platformdirs
+
+from gptoss_mlx.errors import UsageError
+
+
+class KernelSetting(StrEnum):
+    """What `GPTOSS_KERNELS` asks for."""
+
+    AUTO = "auto"
+    """The kernels that are right and faster here."""
+    OFF = "off"
+    """MLX's own operations only."""
+    ON = "on"
+    """Every kernel, unchecked."""
+
+
+def kernel_setting() -> KernelSetting:
+    """What `GPTOSS_KERNELS` asks for. Raises `UsageError` when it is none of the three."""
+    value = os.environ.get("GPTOSS_KERNELS") or KernelSetting.AUTO
+    try:
+        return KernelSetting(value)
+    except ValueError:
+        raise UsageError(
+            f"GPTOSS_KERNELS is {value!r}; expected auto (the kernels that are right and faster here), "
+            "off (none of them) or on (all of them, unchecked)"
+        ) from None
 
 
 def home_folder() -> Path:
@@ -21,6 +50,11 @@ def home_folder() -> Path:
 def models_folder() -> Path:
     """Where converted models lie, each in a folder of its name; not made by this call."""
     return home_folder() / "models"
+
+
+def kernels_folder() -> Path:
+    """What was found about the kernels on this machine, a file for each shape of model; not made by this call."""
+    return home_folder() / "kernels"
 
 
 def history_file() -> Path:

@@ -1,5 +1,6 @@
 """What all tests share: the pocket model, its tokenizer, and conversions of it."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,6 +9,10 @@ from gptoss_mlx import GptOss, load
 from gptoss_mlx.convert.conversion import convert_model
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.tokenizer import Tokenizer
+
+# On a Mac, each of the many processes of the tests would check the kernels first: those are tested by themselves
+# (tests/metal, tests/kernel_check), and `gptoss check` is for the machine's own GPU. Set it to run all tests on them.
+os.environ.setdefault("GPTOSS_KERNELS", "off")
 
 
 @pytest.fixture(scope="session")

@@ -56,15 +56,15 @@ class OurEngine:
         from gptoss_mlx import __version__
         from gptoss_mlx.engine import Engine, Ticket
         from gptoss_mlx.generate import Generation
+        from gptoss_mlx.kernel_check.choice import load_ready_model
         from gptoss_mlx.model import Model
         from gptoss_mlx.sampling import Sampling
-        from gptoss_mlx.weights import load_model
 
         self.version = __version__
         self._engine: Engine | None = None
 
         def start(folder: Path) -> Engine:
-            return Engine(lambda: load_model(folder))
+            return Engine(lambda: load_ready_model(folder))
 
         def work(model: Model, prompt: Sequence[int], count: int) -> list[TimedToken]:
             generation = Generation(

@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_list(commands)
     _add_verify(commands)
+    _add_check(commands)
     _add_bench(commands)
     _add_evaluate(commands)
     _add_compare(commands)
@@ -119,6 +120,32 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         description="Compares every file of a converted model with the sha256 that was noted when it was written.",
     )
     verify.add_argument("model", metavar="MODEL", help="a name that `gptoss list` shows, or a converted folder")
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    check = commands.add_parser(
+        "check",
+        help="which kernels are right and faster on this GPU",
+        description="Runs every Metal kernel on this machine's GPU beside MLX's own operations, on the model's shapes, "
+        "and keeps, for each, whichever is right and faster. Loading a model does so by itself the first time; "
+        "GPTOSS_KERNELS=off|on|auto overrides it. Prints a table, then one JSON line. "
+        "The exit code is 1 when a kernel is wrong or fails.",
+    )
+    check.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    check.add_argument(
+        "--shape",
+        choices=("20b", "120b"),
+        help="check on random weights of one decoder layer of this shape, without a model; keeps nothing",
+    )
+    check.add_argument(
+        "--dense-bits", type=int, choices=(8, 6, 4), help="with --shape: dense weights as a conversion leaves them"
+    )
+    check.add_argument(
+        "--seconds", type=float, metavar="N", help="begin no further kernel after N seconds (default: 9)"
+    )
+    check.add_argument(
+        "--no-save", dest="save", action="store_false", help="show what is found and leave what is kept as it is"
+    )
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import platform
 from typing import Any
 
-from gptoss_mlx.checkpoint import open_checkpoint
+from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.cli.terminal import shown_bytes, shown_count
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.models import find_model
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         "weight_bytes_expected": config.weight_bytes,
         "kv_bytes_per_token": config.kv_bytes_per_token(),
         "kv_window_bytes": config.kv_window_bytes(),
+        "kernels": _kernels(checkpoint),
     }
     if arguments.json:
         print(json.dumps(facts))
@@ -76,8 +78,31 @@ def _rows(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{shown_bytes(facts['weight_bytes_on_disk'])} on disk in {facts['weight_files']} file(s), "
             f"layout {facts['layout']}, dense weights {_dense(facts['dense_bits'])}",
         ),
+        *([] if facts["kernels"] is None else [("kernels", kernels_line(facts["kernels"]))]),
     ]
 
 
 def _dense(bits: list[int]) -> str:
     return "of " + " and ".join(map(str, bits)) + " bits" if bits else "not quantised"
+
+
+def _kernels(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """What is known of each kernel on this machine; None where it cannot have any."""
+    if platform.system() != "Darwin":
+        return None
+    from gptoss_mlx.device import this_device
+    from gptoss_mlx.kernel_check.choice import known_verdicts
+
+    device = this_device()
+    if not device.metal:
+        return None
+    return {str(verdict.kernel): verdict.outcome.value for verdict in known_verdicts(checkpoint, device)}
+
+
+def kernels_line(outcomes: dict[str, str]) -> str:
+    """In a few words what is known of the kernels."""
+    if not outcomes:
+        return "not checked on this machine yet: the first load does it, or `gptoss check`"
+    others = [f"{name} ({outcome})" for name, outcome in outcomes.items() if outcome != "kept"]
+    used = f"{len(outcomes) - len(others)} of {len(outcomes)} are right and faster here"
+    return f"{used}; left out: {', '.join(others)}" if others else used

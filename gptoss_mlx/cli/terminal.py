@@ -102,14 +102,14 @@ class ProgressBar:
 
 
 def load_with_progress(model: str, context: int | None, defaults: OptionArguments) -> GptOss:
-    """The model, with a bar while its weights are read.
+    """The model, with a bar while its weights are read, and one while its kernels are checked for the first time.
 
     The pocket model thinks with high effort unless told otherwise: it is quick, and right far more often.
     """
     if find_model(model).is_pocket:
         defaults.setdefault("effort", "high")
-    with ProgressBar("Loading weights", unit_bytes=True) as bar:
-        return GptOss(model, context=context, progress=bar.update, defaults=defaults)
+    with ProgressBar("Loading weights", unit_bytes=True) as reading, ProgressBar("Checking kernels") as checking:
+        return GptOss(model, context=context, progress=reading.update, checking=checking.update, defaults=defaults)
 
 
 def shown_count(number: int) -> str:
