@@ -259,9 +259,13 @@ class _Tracer:
         depth = dispatches + max((self._depths.get(array[0], 0) for array in inputs), default=0)
         self._depths.update((array[0], depth) for array in outputs)
         if not dispatches:
-            self._owners.update((array[0], self._owners.get(inputs[0][0], inputs[0][0])) for array in outputs)
-        touched = tuple((self._owners.get(array[0], array[0]), prod(array[1])) for array in (*inputs, *outputs))
+            owner = self._owner(inputs[0][0])
+            self._owners.update((array[0], owner) for array in outputs)
+        touched = tuple((self._owner(array[0]), prod(array[1])) for array in (*inputs, *outputs))
         return Node(name, dispatches, depth, touched)
+
+    def _owner(self, name: str) -> str:
+        return self._owners.get(name, name)
 
     def _look_through(self, event: Mapping[str, Any]) -> bool:
         """Notes how the results of a view lie in memory; whether it has to copy."""
