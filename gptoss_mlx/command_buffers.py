@@ -1,16 +1,16 @@
 """How much work MLX puts into one of Metal's command buffers: set before MLX is imported, for it reads that once.
 
-MLX sends a command buffer off after 40 or 50 kernels, or once their inputs pass a limit that it calls MB and counts in
-elements (mlx/backend/metal/device.cpp). A stack of experts counts whole, though a token visits four of them, so
-gpt-oss passes the limit with every product of the experts: about 50 buffers a token for the 20b, each some 20 us of
-GPU time (mlx#4521, M3 Ultra). Fewer and larger ones were measured by others at +5 to +13 % (mlx#4521, vllm-metal#637,
-mlxcel#353 on M1 Ultra) and at nothing on M5 Max (mlxcel#360), hence the chips below.
+MLX sends a command buffer off after 40 or 50 kernels, or once the arrays that they touch pass a limit that it calls MB
+and counts in values (mlx/backend/metal/device.cpp). A stack of experts counts whole, though a token visits four of
+them, so gpt-oss passes the limit with almost every product of the experts: 27 to 50 buffers a token for the 20b and 75
+for the 120b, as `gptoss bench --graph` counts, each some 20 us of GPU time (mlx#4521, M3 Ultra). Fewer and larger ones
+were measured by others at +5 to +13 % (mlx#4521, vllm-metal#637, mlxcel#353 on M1 Ultra) and at nothing on M5 Max
+(mlxcel#360), hence the chips below.
 
 Not so few as one might like: while decoding, a step is queued before the last one has ended, and MLX writes into a
-full layer's buffer in place only when no kernel under way reads it. What keeps the host from running ahead so far is
-that MLX waits while more than ten command buffers are under way (mlx/transforms.cpp, MAX_ACTIVE_TASKS): with more than
-ten a step, a layer's last reader has ended when its next write is queued. With fewer, every step would copy the whole
-cache.
+full layer's buffer in place only when no kernel under way reads it; else it copies the buffer whole. What keeps the
+host from running ahead so far is that MLX waits while more than ten command buffers are under way (mlx/transforms.cpp,
+MAX_ACTIVE_TASKS): with clearly more than ten a step, a layer's last reader has ended when its next write is queued.
 
 Owns: these limits, and the chip's name without MLX. `GPTOSS_COMMAND_BUFFERS=off` leaves MLX its own.
 """
@@ -24,10 +24,9 @@ from typing import Final
 SWITCH: Final = "GPTOSS_COMMAND_BUFFERS"
 """The environment variable that turns this off, by the value "off"."""
 
-LIMITS: Final[Mapping[str, str]] = {"MLX_MAX_MB_PER_BUFFER": "160"}
-"""What is set. A layer of the 20b counts about 130 (8-bit projections) to 145 (bfloat16), so this makes about 17 to 22
-command buffers a token, and one for each product of the 120b's experts. MLX's limit of kernels stays: between two of
-these boundaries there are about ten of ours."""
+LIMITS: Final[Mapping[str, str]] = {"MLX_MAX_MB_PER_BUFFER": "190"}
+"""What is set: 14 to 38 command buffers a token for the 20b and 38 to 57 for the 120b, by the precision of its
+projections and the length of its context. MLX's limit of kernels stays: a buffer holds about a dozen of ours."""
 
 GENERATIONS: Final = range(1, 5)
 """The generations of Apple's M chips that gain by it."""

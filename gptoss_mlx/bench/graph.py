@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from math import prod
 from typing import Any, Final, TypeAlias, cast
 
 import mlx.core as mx
@@ -74,6 +75,8 @@ class Node:
     dispatches: int
     depth: int
     """Dispatches on the longest way from an input of the step to here, its own included."""
+    touched: tuple[tuple[str, int], ...] = ()
+    """The memory that it reads and writes: a name for each piece, and how many values of it."""
 
 
 @dataclass
@@ -99,6 +102,25 @@ class Graph:
         for node in self.nodes:
             counts[node.name] += node.dispatches
         return {name: count for name, count in counts.most_common() if count}
+
+    def command_buffers(self, most_kernels: int, most_mb: int) -> int:
+        """Command buffers that MLX would put the step into, under limits like these.
+
+        It sends one off once it holds more than `most_kernels`, or its kernels touch more than `most_mb` times 2^20
+        values, each array counted once a buffer (CommandEncoder in mlx/backend/metal/device.cpp).
+        """
+        buffers = kernels = values = 0
+        seen: set[str] = set()
+        for node in self.nodes:
+            if not node.dispatches:
+                continue
+            kernels += node.dispatches
+            values += sum(count for name, count in dict(node.touched).items() if name not in seen)
+            seen.update(name for name, _ in node.touched)
+            if kernels > most_kernels or values >> 20 > most_mb:
+                buffers, kernels, values = buffers + 1, 0, 0
+                seen.clear()
+        return buffers + (kernels > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +235,8 @@ class _Tracer:
         self._strides: dict[str, Lengths] = {}
         """Of views; what is not here lies in one piece."""
         self._depths: dict[str, int] = {}
+        self._owners: dict[str, str] = {}
+        """The array that a view looks at."""
 
     def node(self, event: Mapping[str, Any]) -> Node:
         """The node of a primitive, as `mx.export_function` describes it."""
@@ -234,7 +258,14 @@ class _Tracer:
             dispatches = 2 if name in STARTS else 1
         depth = dispatches + max((self._depths.get(array[0], 0) for array in inputs), default=0)
         self._depths.update((array[0], depth) for array in outputs)
-        return Node(name, dispatches, depth)
+        if not dispatches:
+            owner = self._owner(inputs[0][0])
+            self._owners.update((array[0], owner) for array in outputs)
+        touched = tuple((self._owner(array[0]), prod(array[1])) for array in (*inputs, *outputs))
+        return Node(name, dispatches, depth, touched)
+
+    def _owner(self, name: str) -> str:
+        return self._owners.get(name, name)
 
     def _look_through(self, event: Mapping[str, Any]) -> bool:
         """Notes how the results of a view lie in memory; whether it has to copy."""

@@ -9,6 +9,7 @@ from gptoss_mlx.bench.machine import describe_versions
 from gptoss_mlx.bench.plan import OURS, check_installed
 from gptoss_mlx.bench.shapes import MlxLmStep, OurStep, Shape, Stepping
 from gptoss_mlx.checkpoint import open_checkpoint
+from gptoss_mlx.command_buffers import LIMITS
 from gptoss_mlx.config import PRESETS
 from gptoss_mlx.errors import ModelNotFound, UsageError
 from gptoss_mlx.layouts import OURS as OUR_NAMES
@@ -50,6 +51,9 @@ def make_graph_report(
             "layers": {
                 kind: {"dispatches": dispatches, "chain": chain} for kind, (dispatches, chain) in counted.layers.items()
             },
+            # Of Max and Ultra chips; and with ours, on chips where those are set (command_buffers).
+            "command_buffers": counted.whole.command_buffers(50, 50),
+            "command_buffers_raised": counted.whole.command_buffers(50, int(LIMITS["MLX_MAX_MB_PER_BUFFER"])),
             "dispatches_by_kind": counted.whole.by_name,
             "build_seconds": seconds,
         }
@@ -103,6 +107,8 @@ def graph_table_lines(report: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("sliding_attention", "full_attention"):
         for key in ("dispatches", "chain"):
             yield _row(f"  {key} a layer, {kind}", [one["layers"][kind][key] for one in engines.values()])
+    yield _row("command buffers, MLX's limits", [one["command_buffers"] for one in engines.values()])
+    yield _row("command buffers, our limits", [one["command_buffers_raised"] for one in engines.values()])
     builds = [f"{one['build_seconds']['median'] * 1e3:.2f}" for one in engines.values()]
     yield _row("build time a step (ms)", builds, None if ratios is None else f"{ratios['build_seconds']:.2f}")
     yield ""

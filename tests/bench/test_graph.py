@@ -12,6 +12,7 @@ from gptoss_mlx.bench.build_time import build_times
 from gptoss_mlx.bench.graph import Count, count, trace
 from gptoss_mlx.bench.graph_report import find_shape, graph_table_lines, make_graph_report
 from gptoss_mlx.bench.shapes import MlxLmStep, OurStep, Shape, Stepping
+from gptoss_mlx.command_buffers import LIMITS
 from gptoss_mlx.config import PRESETS
 from gptoss_mlx.errors import ModelNotFound, UsageError
 from gptoss_mlx.metal.attention_launch import SPLIT_FROM_KEYS
@@ -63,6 +64,28 @@ def test_mlx_lm_is_counted_as_it_was_counted_by_hand(bits: int | None, a_layer: 
     assert found.whole.dispatches == whole
     # Its attention is two kernels from 1024 keys on.
     assert counted(MlxLmStep, shape_of("20b", bits), 2000).whole.dispatches == whole + 12
+
+
+@pytest.mark.parametrize("bits", [None, 8, 6, 4])
+@pytest.mark.parametrize("model", ["20b", "120b"])
+@pytest.mark.parametrize("position", [100, 2000, 130_000])
+def test_raised_limits_make_fewer_command_buffers_but_clearly_more_than_ten(
+    model: str, bits: int | None, position: int
+) -> None:
+    graph = trace(OurStep(shape_of(model, bits), position).step)
+    raised = graph.command_buffers(50, int(LIMITS["MLX_MAX_MB_PER_BUFFER"]))
+    # With ten and fewer, MLX would queue a write before the last reader is done, and copy the buffer.
+    assert 14 <= raised < graph.command_buffers(50, 50)
+
+
+def test_command_buffers_are_counted_as_mlx_sends_them_off() -> None:
+    pytest.importorskip("mlx_lm")
+    # As simulated before from its source: 50 and 110; with both limits raised 2 and 9 to 10.
+    found = [trace(MlxLmStep(shape_of(model), 500).step) for model in ("20b", "120b")]
+    assert [graph.command_buffers(50, 50) for graph in found] == [51, 111]
+    assert [graph.command_buffers(1000, 2000) for graph in found] == [3, 10]
+    chain = trace(lambda t: [mx.exp(mx.exp(mx.exp(mx.exp(t))))], ReferenceOps())
+    assert [chain.command_buffers(kernels, 50) for kernels in (0, 1, 2, 4, 5)] == [5, 3, 2, 1, 1]
 
 
 def test_no_weights_are_made() -> None:
