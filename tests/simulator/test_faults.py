@@ -6,8 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.simulator import CompileError, Fault, simulated
-from tests.simulator.compiler import unsupported
+from tests.simulator import CompileError, Fault, simulated, unsupported
 from tests.simulator.planted import Planted
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=unsupported() or "")

@@ -49,7 +49,8 @@ inline const char* uninitialised(MemoryKind kind) {
         }
         if (access.is_store) {
             if (conflicts(writer, mine, at)) return fail_race("write/write race", "stored", access, writer, kind);
-            if (conflicts(readers[i], mine, at)) return fail_race("write-after-read race", "loaded", access, readers[i], kind);
+            const u32 reader = readers[i];
+            if (conflicts(reader, mine, at)) return fail_race("write-after-read race", "loaded", access, reader, kind);
             writers[i] = mine;
         } else {
             if (writer < at.oldest && !initialised) {
@@ -129,9 +130,14 @@ inline void check_buffer(const Access& access, u64 arena_offset, AccessKind kind
         slot.buffer->loaded_bytes += BYTES;
     }
     if (launch->counting && kind != PART) count_transactions(slot, offset, BYTES, access.instruction);
-    if (slot.access != WRITABLE) __builtin_memset(slot.seen + offset, 1, BYTES);
-    else if (kind == ATOMIC) fill<BYTES>(slot.writers + offset, stamp[DEVICE]), fill<BYTES>(slot.readers + offset, stamp[DEVICE]);
-    else check_order<BYTES>(access, slot.writers + offset, slot.readers + offset, DEVICE, slot.initialised);
+    if (slot.access != WRITABLE) {
+        __builtin_memset(slot.seen + offset, 1, BYTES);
+    } else if (kind == ATOMIC) {
+        fill<BYTES>(slot.writers + offset, stamp[DEVICE]);
+        fill<BYTES>(slot.readers + offset, stamp[DEVICE]);
+    } else {
+        check_order<BYTES>(access, slot.writers + offset, slot.readers + offset, DEVICE, slot.initialised);
+    }
 }
 
 template <u32 BYTES>

@@ -84,7 +84,8 @@ inline bool release_collective(Simdgroup& simdgroup) {
     } else {
         launch->divergent_operations++;
         if (!launch->divergence_allowed) {
-            const char* kind = earliest->kind == SIMDGROUP_BARRIER ? "divergent simdgroup barrier" : "divergent simd operation";
+            const bool is_barrier = earliest->kind == SIMDGROUP_BARRIER;
+            const char* kind = is_barrier ? "divergent simdgroup barrier" : "divergent simd operation";
             fail(kind, earliest, 0, earliest->site, "reached by lanes %08x of %08x", active, all);
             return false;
         }

@@ -86,11 +86,11 @@ using bool4 = bool_vector<4>;
 template <class T> constexpr int bool_size = 0;
 template <int N> constexpr int bool_size<bool_vector<N>> = N;
 
-// Vectors with the alignment of their elements. Three elements are no power of two: a struct, which can be loaded from
-// any address space, and stored to thread memory only.
 template <class T>
 SHIM_UNSEEN void copy_unseen(void* to, const void* from) { __builtin_memcpy(to, from, sizeof(T)); }
 
+// Vectors with the alignment of their elements. Three elements are no power of two: a struct, which can be loaded from
+// any address space, and stored to thread memory only.
 template <class T>
 struct packed_triple {
     union {
