@@ -144,9 +144,7 @@ class CompiledKernel:
             raise CompileError(f"there is no kernel function `{source.name}`")
         self.name = source.name
         self._bind(rewritten.kernels[source.name])
-        text = "\n".join(
-            ("#include <metal.h>", rewritten.text, self._entry(source.instance or source.name, rewritten.kernels))
-        )
+        text = "\n".join(("#include <metal.h>", rewritten.text, self._entry(source.instance or source.name)))
         flags = [*_SHARED_FLAGS, *FLAGS[build]]
         if source.strict_address_spaces:
             flags.append("-DSTRICT_ADDRESS_SPACES")
@@ -195,7 +193,7 @@ class CompiledKernel:
         if max(self.buffers.values(), default=0) >= native.MOST_BUFFERS:
             raise CompileError(f"{len(self.buffers)} buffers; Metal has {native.MOST_BUFFERS}")
 
-    def _entry(self, instance: str, kernels: Mapping[str, object]) -> str:
+    def _entry(self, instance: str) -> str:
         arguments = ",\n    ".join(self._expressions)
         return (
             '# 1 "entry"\n'

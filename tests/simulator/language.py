@@ -11,6 +11,9 @@ REFUSED_WORDS: Final = frozenset(
 )
 """Words of C++ that Metal does not have."""
 
+UNCHECKED_WORDS: Final = frozenset({"long4", "ulong4"})
+"""Types whose loads clang's instrumentation passes over, being 32 bytes."""
+
 _NO_VARIABLE: Final = frozenset(
     {
         "using",
@@ -40,6 +43,8 @@ def _refuse_words(tokens: list[Token]) -> None:
     for token in tokens:
         if token.kind == "word" and token.text in REFUSED_WORDS:
             raise CompileError(f"{token.place}: error: `{token.text}` is not available in Metal")
+        if token.kind == "word" and token.text in UNCHECKED_WORDS:
+            raise CompileError(f"{token.place}: error: the simulator cannot check loads of `{token.text}`")
 
 
 def _refuse_lambdas(tokens: list[Token]) -> None:

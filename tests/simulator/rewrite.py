@@ -14,7 +14,9 @@ from tests.simulator.language import refuse_what_is_not_metal
 from tests.simulator.tokens import Cursor, Token, lex
 
 SCALARS: Final = ("float", "half", "bfloat", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "bool")
-VECTORS: Final = frozenset(f"{scalar}{n}" for scalar in SCALARS for n in (2, 3, 4))
+VECTORS: Final = frozenset(
+    f"{packed}{scalar}{n}" for scalar in SCALARS for n in (2, 3, 4) for packed in ("", "packed_")
+)
 SPACES: Final = ("device", "constant", "threadgroup")
 
 _DECIMAL_FLOAT: Final = re.compile(r"((?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(\w*)")

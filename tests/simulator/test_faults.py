@@ -6,8 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.simulator import CompileError, Fault, simulated
-from tests.simulator.compiler import unsupported
+from tests.simulator import CompileError, Fault, simulated, unsupported
 from tests.simulator.planted import Planted
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=unsupported() or "")
@@ -42,6 +41,16 @@ FAULTS = {
         "float4 v = *(const device float4*)(x + (t < 60 ? 1 : 0)); out[i] = v.x;",
         "misaligned access",
         "",
+    ),
+    "a packed load behind a buffer": (
+        "packed_float3 v = *(const device packed_float3*)(x + (i < 127 ? i : 126)); out[i] = v.x + v[2];",
+        "out-of-bounds load",
+        "byte 512 of `x`",
+    ),
+    "a vector load behind a buffer": (
+        "float4 v = *(const device float4*)(x + (i / 4 + (i == 127)) * 4); out[i] = v.x;",
+        "out-of-bounds load",
+        "16 bytes at byte 512 of `x`",
     ),
     "two lanes that store one element": (
         "if (t < 2) shared[0] = t; out[i] = 1;",
@@ -160,6 +169,10 @@ CLEAN = {
     ),
     "an exchange through device memory with its barrier": (
         "out[i] = 1; threadgroup_barrier(mem_flags::mem_device); y[i] = out[i ^ 32];"
+    ),
+    "packed vectors at a scalar's alignment": (
+        "packed_float4 v = *(const device packed_float4*)(x + 1);"
+        " packed_float3 w = *(const device packed_float3*)(x + 2); float3 u = w; out[i] = v.w + u.z + w.x;"
     ),
     "an input that all threadgroups load": "out[i] = x[t];",
     "bytes of one word from four lanes": (

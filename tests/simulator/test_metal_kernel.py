@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.metal import library
-from tests.simulator import CompileError, Fault, Launch, compiler, lines, simulated
-from tests.simulator.compiler import unsupported
+from tests.simulator import CompileError, Fault, Launch, compiler, lines, simulated, unsupported
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=unsupported() or "")
 

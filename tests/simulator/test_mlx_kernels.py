@@ -1,12 +1,17 @@
 """MLX's own kernels against float64: what they get right on a GPU, the simulator must get right."""
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests.simulator import mlx_kernels
-from tests.simulator.compiler import unsupported
-from tests.simulator.kernel import Options
+from tests.simulator import Fault, mlx_kernels, unsupported
+from tests.simulator.compiler import preprocess
+from tests.simulator.kernel import Options, Source
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=unsupported() or "")
 
@@ -120,6 +125,43 @@ def test_qmm_with_simdgroup_matrices(dtype: mx.Dtype, n: int, seed: int) -> None
     assert_close(found, exact @ weights.T, dtype)
     # Tiles of 32 x 32 x 32 are 64 products of 8 x 8 matrices.
     assert launch.matrix_ops == 2 * 3 * 4 * 64
+
+
+BARRIERS = {
+    "softmax_single_row": range(5),
+    "sdpa_vector": range(3),
+    "sdpa_vector_2pass_2": range(2),
+    # Those of a tile with fewer rows than 32; the others stand in branches that are not taken.
+    "fp_qmm_t_impl": range(2, 4),
+}
+LAUNCHERS: dict[str, Callable[[mx.array, mx.array], object]] = {
+    "softmax_single_row": lambda x, keys: mlx_kernels.softmax(x),
+    "sdpa_vector": lambda x, keys: mlx_kernels.sdpa_vector(x[:, :64], keys, keys, scale=0.125),
+    "sdpa_vector_2pass_2": lambda x, keys: mlx_kernels.sdpa_vector_2pass(x[:, :64], keys, keys, scale=0.125, blocks=32),
+    "fp_qmm_t_impl": lambda x, keys: mlx_kernels.qmm_mxfp4(x, *mxfp4(np.random.default_rng(8), 32, 256)[:2]),
+}
+
+
+@pytest.mark.parametrize(("function", "number"), [(name, i) for name, numbers in BARRIERS.items() for i in numbers])
+def test_a_barrier_that_is_taken_from_a_kernel_of_mlx_is_missed(
+    monkeypatch: pytest.MonkeyPatch, function: str, number: int
+) -> None:
+    whole = mlx_kernels._source
+
+    def without_a_barrier(*arguments: Any) -> Source:
+        source = whole(*arguments)
+        text = preprocess(source.text, includes=source.includes, defines=source.defines)
+        begin = text.index(f" void {function}(")
+        barriers = list(re.finditer(r"threadgroup_barrier\([^()]*\)", text[begin:]))
+        first, last = (begin + place for place in barriers[number].span())
+        return replace(source, text=f"{text[:first]}(void)0{text[last:]}")
+
+    monkeypatch.setattr(mlx_kernels, "_source", without_a_barrier)
+    rng = np.random.default_rng(7)
+    x, _ = random(rng, mx.float32, 8, 256)
+    keys, _ = random(rng, mx.float32, 2, 100, 64)
+    with pytest.raises(Fault, match=r"race|uninitialised"):
+        LAUNCHERS[function](x, keys)
 
 
 def test_transactions_are_those_of_neighbouring_lanes() -> None:

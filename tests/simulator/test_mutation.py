@@ -6,8 +6,7 @@ import mlx.core as mx
 import pytest
 
 from gptoss_mlx.metal import library
-from tests.simulator import lines
-from tests.simulator.compiler import unsupported
+from tests.simulator import lines, unsupported
 from tests.simulator.mutation import Outcome, mutations, outcome
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=unsupported() or "")

@@ -53,8 +53,8 @@ void sim_threadgroup_barrier(u32 barrier_flags, Site site);
 void sim_inactive_lane(u32 reader, u32 source);
 // An atomic access: bounds are checked, races are not.
 void sim_atomic_access(const volatile void* address, u32 bytes, Site site);
-// Loads what is no power of two: clang would announce such a load as several.
-void sim_load(void* to, const void* from, u32 bytes);
+// A load of a packed vector of three elements.
+void sim_packed_load(const void* address, u64 bytes);
 void sim_assertion_failed(const char* expression, Site site);
 u32 sim_lane();
 }

@@ -49,7 +49,8 @@ inline const char* uninitialised(MemoryKind kind) {
         }
         if (access.is_store) {
             if (conflicts(writer, mine, at)) return fail_race("write/write race", "stored", access, writer, kind);
-            if (conflicts(readers[i], mine, at)) return fail_race("write-after-read race", "loaded", access, readers[i], kind);
+            const u32 reader = readers[i];
+            if (conflicts(reader, mine, at)) return fail_race("write-after-read race", "loaded", access, reader, kind);
             writers[i] = mine;
         } else {
             if (writer < at.oldest && !initialised) {
@@ -112,8 +113,10 @@ inline void check_order(const Access& access, u32* writers, u32* readers, Memory
     fail_access(kind, access.address, access.bytes, access.instruction, access.site);
 }
 
+enum AccessKind : u32 { WHOLE, PART, ATOMIC };  // PART of a copy, whose transactions are counted once
+
 template <u32 BYTES>
-inline void check_buffer(const Access& access, u64 arena_offset, bool atomic) {
+inline void check_buffer(const Access& access, u64 arena_offset, AccessKind kind) {
     Slot& slot = slots[arena_offset / SLOT_BYTES];
     const u64 offset = arena_offset % SLOT_BYTES - LEAD_BYTES;
     if (offset >= slot.bytes || slot.bytes - offset < BYTES) return fail_bounds(access);
@@ -126,37 +129,42 @@ inline void check_buffer(const Access& access, u64 arena_offset, bool atomic) {
     } else {
         slot.buffer->loaded_bytes += BYTES;
     }
-    if (launch->counting) count_transactions(slot, offset, BYTES, access.instruction);
-    if (slot.access != WRITABLE) __builtin_memset(slot.seen + offset, 1, BYTES);
-    else if (atomic) fill<BYTES>(slot.writers + offset, stamp[DEVICE]), fill<BYTES>(slot.readers + offset, stamp[DEVICE]);
-    else check_order<BYTES>(access, slot.writers + offset, slot.readers + offset, DEVICE, slot.initialised);
+    if (launch->counting && kind != PART) count_transactions(slot, offset, BYTES, access.instruction);
+    if (slot.access != WRITABLE) {
+        __builtin_memset(slot.seen + offset, 1, BYTES);
+    } else if (kind == ATOMIC) {
+        fill<BYTES>(slot.writers + offset, stamp[DEVICE]);
+        fill<BYTES>(slot.readers + offset, stamp[DEVICE]);
+    } else {
+        check_order<BYTES>(access, slot.writers + offset, slot.readers + offset, DEVICE, slot.initialised);
+    }
 }
 
 template <u32 BYTES>
-inline void check_threadgroup(const Access& access, ThreadgroupMemory& memory, bool atomic) {
+inline void check_threadgroup(const Access& access, ThreadgroupMemory& memory, AccessKind kind) {
     const u64 offset = access.address - memory.begin;
     if (memory.bytes - offset < BYTES) return fail_bounds(access);
     if (access.is_store) launch->threadgroup_stored_bytes += BYTES;
     else launch->threadgroup_loaded_bytes += BYTES;
-    if (atomic) fill<BYTES>(memory.writers + offset, stamp[THREADGROUP]);
+    if (kind == ATOMIC) fill<BYTES>(memory.writers + offset, stamp[THREADGROUP]);
     else check_order<BYTES>(access, memory.writers + offset, memory.readers + offset, THREADGROUP, false);
 }
 
 template <u32 BYTES, u32 ALIGNMENT = 1>
-inline void check_access(const Access& access, bool atomic = false) {
+inline void check_access(const Access& access, AccessKind kind = WHOLE) {
     if (!current) return;
     const u64 address = access.address;
     if (address % ALIGNMENT) {
         return fail_access("misaligned access", address, BYTES, access.instruction, access.site);
     }
     if (address - static_memory.begin < static_memory.bytes) {
-        return check_threadgroup<BYTES>(access, static_memory, atomic);
+        return check_threadgroup<BYTES>(access, static_memory, kind);
     }
     const u64 arena_offset = address - reinterpret_cast<u64>(arena);
-    if (arena_offset < DYNAMIC_SLOT * SLOT_BYTES) return check_buffer<BYTES>(access, arena_offset, atomic);
+    if (arena_offset < DYNAMIC_SLOT * SLOT_BYTES) return check_buffer<BYTES>(access, arena_offset, kind);
     if (address - reinterpret_cast<u64>(current->stack) < STACK_BYTES) return;
     if (address - dynamic_memory.begin < dynamic_memory.bytes) {
-        return check_threadgroup<BYTES>(access, dynamic_memory, atomic);
+        return check_threadgroup<BYTES>(access, dynamic_memory, kind);
     }
     if (address >= launch->image.begin && address + BYTES <= launch->image.end) {
         if (access.is_store) {
@@ -169,20 +177,23 @@ inline void check_access(const Access& access, bool atomic = false) {
 
 // A copy of a struct or an array, in pieces that lie as they would be accessed.
 inline void check_range(u64 address, u64 bytes, bool is_store, u64 instruction) {
-    while (bytes) {
-        const Access access = {address, 0, is_store, instruction, NOWHERE};
-        u32 piece = 1;
-        if (bytes >= 16 && address % 16 == 0) piece = 16;
-        else if (bytes >= 8 && address % 8 == 0) piece = 8;
-        else if (bytes >= 4 && address % 4 == 0) piece = 4;
-        Access part = access;
-        part.bytes = piece;
-        if (piece == 16) check_access<16>(part);
-        else if (piece == 8) check_access<8>(part);
-        else if (piece == 4) check_access<4>(part);
-        else check_access<1>(part);
+    if (!current) return;
+    const u64 begin = address, end = address + bytes;
+    while (address < end) {
+        u32 piece = 16;
+        while (piece > end - address || address % piece) piece /= 2;
+        const Access part = {address, piece, is_store, instruction, NOWHERE};
+        if (piece == 16) check_access<16>(part, PART);
+        else if (piece == 8) check_access<8>(part, PART);
+        else if (piece == 4) check_access<4>(part, PART);
+        else if (piece == 2) check_access<2>(part, PART);
+        else check_access<1>(part, PART);
         address += piece;
-        bytes -= piece;
+    }
+    const u64 arena_offset = begin - reinterpret_cast<u64>(arena);
+    if (launch->counting && bytes && arena_offset < DYNAMIC_SLOT * SLOT_BYTES) {
+        Slot& slot = slots[arena_offset / SLOT_BYTES];
+        count_transactions(slot, arena_offset % SLOT_BYTES - LEAD_BYTES, static_cast<u32>(bytes), instruction);
     }
 }
 

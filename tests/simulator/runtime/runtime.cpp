@@ -157,8 +157,13 @@ void sim_atomic_access(const volatile void* address, u32 bytes, Site site) {
     if (!sim::launch->checked) return;
     const u64 at = reinterpret_cast<u64>(address);
     const u64 caller = reinterpret_cast<u64>(__builtin_return_address(0));
-    if (bytes == 4) sim::check_access<4>({at, 4, true, caller, site}, true);
-    else sim::check_access<8>({at, 8, true, caller, site}, true);
+    if (bytes == 4) sim::check_access<4>({at, 4, true, caller, site}, sim::ATOMIC);
+    else sim::check_access<8>({at, 8, true, caller, site}, sim::ATOMIC);
+}
+
+void sim_packed_load(const void* address, u64 bytes) {
+    if (!sim::launch->checked) return;
+    sim::check_range(reinterpret_cast<u64>(address), bytes, false, reinterpret_cast<u64>(__builtin_return_address(0)));
 }
 
 void sim_assertion_failed(const char* expression, Site site) {

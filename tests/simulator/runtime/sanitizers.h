@@ -50,16 +50,6 @@ void* __tsan_memset(void* to, int value, u64 bytes) {
     return memset(to, value, bytes);
 }
 
-void sim_load(void* to, const void* from, u32 bytes) {
-    const u64 address = reinterpret_cast<u64>(from);
-    const sim::Access access = {address, bytes, false, CALLER, sim::NOWHERE};
-    if (bytes == 12) sim::check_access<12>(access);
-    else if (bytes == 6) sim::check_access<6>(access);
-    else if (bytes == 3) sim::check_access<3>(access);
-    else sim::check_range(address, bytes, false, CALLER);
-    memcpy(to, from, bytes);
-}
-
 // Each handler's first argument begins with the place in the source.
 #define REFUSE(NAME, KIND)                                                       \
     void __ubsan_handle_##NAME(const Site* site, ...) {                          \

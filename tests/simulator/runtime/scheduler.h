@@ -79,10 +79,13 @@ inline bool release_collective(Simdgroup& simdgroup) {
         operands[i] = lane.operand;
     }
     const u32 all = simdgroup.lanes == SIMD_WIDTH ? ~0u : (1u << simdgroup.lanes) - 1;
-    if (active != all) {
+    if (active == all) {
+        simdgroup.gathering = ++last_gathering;
+    } else {
         launch->divergent_operations++;
         if (!launch->divergence_allowed) {
-            const char* kind = earliest->kind == SIMDGROUP_BARRIER ? "divergent simdgroup barrier" : "divergent simd operation";
+            const bool is_barrier = earliest->kind == SIMDGROUP_BARRIER;
+            const char* kind = is_barrier ? "divergent simdgroup barrier" : "divergent simd operation";
             fail(kind, earliest, 0, earliest->site, "reached by lanes %08x of %08x", active, all);
             return false;
         }
@@ -151,6 +154,7 @@ inline bool release_barrier() {
     if (waiting->barrier_flags & ORDERS_DEVICE) begin_period(DEVICE);
     if (waiting->barrier_flags & ORDERS_THREADGROUP) begin_period(THREADGROUP);
     for (u32 i = 0; i < lane_count; i++) lanes[i].state = READY;
+    for (u32 i = 0; i < simdgroup_count; i++) simdgroups[i].gathering = ++last_gathering;
     return true;
 }
 
@@ -165,6 +169,7 @@ inline void prepare_lanes(const u32 (&at)[3], const u32 (&groups)[3]) {
     simdgroup_count = (lane_count + SIMD_WIDTH - 1) / SIMD_WIDTH;
     for (u32 i = 0; i < simdgroup_count; i++) {
         const u32 left = lane_count - i * SIMD_WIDTH;
+        simdgroups[i].gathering = ++last_gathering;
         simdgroups[i].first = i * SIMD_WIDTH;
         simdgroups[i].lanes = left < SIMD_WIDTH ? left : SIMD_WIDTH;
     }
@@ -203,7 +208,6 @@ inline void run_threadgroup(const u32 (&at)[3], const u32 (&groups)[3]) {
     } while (!stopped && release_barrier());
     launch->threads += lane_count;
     launch->threadgroups++;
-    if (launch->counting) forget_instructions();
 }
 
 }  // namespace sim

@@ -1,7 +1,7 @@
 // Who touched a byte last: races and uninitialised reads, independent of the order in which lanes happened to run.
 //
-// Time is cut into *moments*, numbered upwards: a simdgroup's moment ends where it passes a barrier that orders the kind
-// of memory. A *stamp* names who and when:
+// Time is cut into *moments*, numbered upwards: a simdgroup's moment ends where it passes a barrier that orders the
+// kind of memory. A *stamp* names who and when:
 //
 //     stamp = moment << 6 | who         who: a lane 0..31, SEVERAL lanes of the simdgroup, or EVERYBODY
 //
@@ -12,8 +12,8 @@
 //       or in the      of this launch            its last            threadgroup_barrier
 //       past                                     barrier
 //
-// Two accesses of which one is a store conflict if nothing orders them: in one period, lanes of different simdgroups, or
-// lanes of one simdgroup in the same moment; in device memory also any two threadgroups. (For threadgroup memory
+// Two accesses of which one is a store conflict if nothing orders them: in one period, lanes of different simdgroups,
+// or lanes of one simdgroup in the same moment; in device memory also any two threadgroups. (For threadgroup memory
 // `oldest` equals `threadgroup`.)
 #pragma once
 #include "state.h"

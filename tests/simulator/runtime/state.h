@@ -83,6 +83,7 @@ struct Simdgroup {
     u32 first;
     u32 lanes;
     u32 moment[2];  // by MemoryKind: see shadow.h
+    u64 gathering;  // the last time that all lanes were together
 };
 
 namespace sim {
@@ -94,6 +95,7 @@ inline bool stopped;
 inline Lane lanes[MOST_THREADS];
 inline Simdgroup simdgroups[MOST_SIMDGROUPS];
 inline u32 lane_count, simdgroup_count;
+inline u64 last_gathering;
 inline Lane* current;  // null: the scheduler runs
 inline void* scheduler_stack_pointer;
 

@@ -2,7 +2,7 @@
 // as it touches lines.
 //
 // Lanes run one after another here, so the n-th time that a lane comes to an instruction counts as one with the n-th
-// time of the others.
+// time of the others; n begins anew wherever all lanes were together, at a simdgroup operation or a barrier.
 #pragma once
 #include "memory.h"
 
@@ -19,7 +19,8 @@ struct Lines {
 
 struct Instruction {
     u64 address;
-    u32 executions[SIMD_WIDTH];  // by lane
+    u64 gathering;               // that of the simdgroup when it began to count
+    u32 executions[SIMD_WIDTH];  // since then, by lane
     Lines* lines;                // by execution
     u32 capacity;
 };
@@ -46,8 +47,19 @@ inline Instruction& find_instruction(u64 address) {
     return table.entries[index];
 }
 
+inline void begin_anew(Instruction& instruction) {
+    u32 executions = 0;
+    for (u32& count : instruction.executions) {
+        if (count > executions) executions = count;
+        count = 0;
+    }
+    for (u32 e = 0; e < executions; e++) instruction.lines[e].count = 0;
+    instruction.gathering = simdgroups[current->position.simdgroup].gathering;
+}
+
 inline void count_transactions(Slot& slot, u64 offset, u32 bytes, u64 instruction_address) {
     Instruction& instruction = find_instruction(instruction_address);
+    if (instruction.gathering != simdgroups[current->position.simdgroup].gathering) begin_anew(instruction);
     const u32 execution = instruction.executions[current->position.lane]++;
     if (execution >= instruction.capacity) {
         const u32 capacity = 2 * execution + 16;
@@ -64,21 +76,6 @@ inline void count_transactions(Slot& slot, u64 offset, u32 bytes, u64 instructio
         if (known) continue;
         if (lines.count < 2 * SIMD_WIDTH) lines.line[lines.count++] = line;
         slot.buffer->transactions++;
-    }
-}
-
-// The next threadgroup begins.
-inline void forget_instructions() {
-    for (u32 i = 0; i < simdgroup_count; i++) {
-        for (Instruction& instruction : instruction_tables[i].entries) {
-            if (!instruction.address) continue;
-            u32 executions = 0;
-            for (u32& count : instruction.executions) {
-                if (count > executions) executions = count;
-                count = 0;
-            }
-            for (u32 e = 0; e < executions; e++) instruction.lines[e].count = 0;
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 // Metal's keywords, scalar types and constants, in terms of clang's C++.
 //
-// Address spaces are OpenCL's attributes: clang checks them in C++ too, and on a CPU they all become ordinary memory. A
-// build without STRICT_ADDRESS_SPACES erases them, for code that copies whole structs between them, which the attributes
-// cannot express.
+// Address spaces are OpenCL's attributes: clang checks them in C++ too, and on a CPU they all become ordinary memory.
+// A build without STRICT_ADDRESS_SPACES erases them, for code that copies whole structs between them, which the
+// attributes cannot express.
 #pragma once
 #include "../runtime/abi.h"
 

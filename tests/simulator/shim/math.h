@@ -14,10 +14,7 @@ int ilogbf(float);
 
 namespace metal {
 
-template <class V, class T>
-struct with_element { using type = T; };
-template <class E, int N, class T>
-struct with_element<vec<E, N>, T> { using type = vec<T, N>; };
+// V with elements of type T.
 template <class V, class T>
 using with_element_t = conditional_t<is_vector<V>, vec<T, is_vector<V> ? size_of_vector<V> : 2>, T>;
 
@@ -71,13 +68,13 @@ SHIM T narrow(W wide) {
 
 // The type of an operation on A and B: the vector's, or what they promote to.
 template <class A, class B>
-struct common_type {
-    using type = conditional_t<is_same_v<A, B>, A, decltype(A() + B())>;
-};
-template <class A, class B, int N> struct common_type<vec<A, N>, B> { using type = vec<A, N>; };
+SHIM auto common_value() {
+    if constexpr (is_vector<A> || is_same_v<A, B>) return A();
+    else if constexpr (is_vector<B>) return B();
+    else return A() + B();
+}
 template <class A, class B>
-using common_type_t = typename conditional_t<is_vector<A>, remove_address_space<bare<A>>,
-    conditional_t<is_vector<B>, remove_address_space<bare<B>>, common_type<conditional_t<is_vector<A>, int, bare<A>>, conditional_t<is_vector<B>, int, bare<B>>>>>::type;
+using common_type_t = decltype(common_value<bare<A>, bare<B>>());
 
 #define BINARY(NAME, EXPRESSION)                                                   \
     template <class A, class B>                                                    \

@@ -56,8 +56,8 @@ SHIM Pointer matrix_element(Pointer pointer, u32 k, ulong stride, ulong2 origin,
     return pointer + (y + origin[1]) * stride + x + origin[0];
 }
 template <class T, class Pointer>
-SHIM void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& matrix, Pointer from, ulong stride = 8, ulong2 origin = ulong2(0),
-                         bool transposed = false, Site site = Site::here()) {
+SHIM void simdgroup_load(thread simdgroup_matrix<T, 8, 8>& matrix, Pointer from, ulong stride = 8,
+                         ulong2 origin = ulong2(0), bool transposed = false, Site site = Site::here()) {
     come_together(site);
     for (u32 k = 0; k < 2; k++) matrix.elements[k] = *matrix_element(from, k, stride, origin, transposed);
 }
@@ -106,8 +106,8 @@ SHIM void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d, sim
     d.elements = operand.result;
 }
 template <class D, class A, class B>
-SHIM void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a, simdgroup_matrix<B, 8, 8> b,
-                             Site site = Site::here()) {
+SHIM void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a,
+                             simdgroup_matrix<B, 8, 8> b, Site site = Site::here()) {
     MultiplyAccumulate<D, A, B, float> operand{a.elements, b.elements, vec<float, 2>(0.0f), {}};
     exchange(operand, site, MATRIX_OPERATION);
     d.elements = operand.result;

@@ -281,7 +281,9 @@ struct Ballot {
         u32 votes = 0;
         for (u32 i = 0; i < SIMD_WIDTH; i++) votes |= (u32)(operands[i] && operand_of<Ballot>(operands, i)->vote) << i;
         for (u32 i = 0; i < SIMD_WIDTH; i++) {
-            if (operands[i]) operand_of<Ballot>(operands, i)->votes = votes, operand_of<Ballot>(operands, i)->active = active;
+            if (!operands[i]) continue;
+            operand_of<Ballot>(operands, i)->votes = votes;
+            operand_of<Ballot>(operands, i)->active = active;
         }
     }
 };

@@ -86,37 +86,50 @@ using bool4 = bool_vector<4>;
 template <class T> constexpr int bool_size = 0;
 template <int N> constexpr int bool_size<bool_vector<N>> = N;
 
-// Vectors with the alignment of their elements.
-template <class T, int N>
-struct packed_vec {
-    T values[N];
+template <class T>
+SHIM_UNSEEN void copy_unseen(void* to, const void* from) { __builtin_memcpy(to, from, sizeof(T)); }
 
-    packed_vec() = default;
-    SHIM constexpr packed_vec(vec<T, N> vector) {
-        for (int i = 0; i < N; i++) values[i] = vector[i];
+// Vectors with the alignment of their elements. Three elements are no power of two: a struct, which can be loaded from
+// any address space, and stored to thread memory only.
+template <class T>
+struct packed_triple {
+    union {
+        T values[3];
+        struct {
+            T x, y, z;
+        };
+    };
+
+    packed_triple() = default;
+    SHIM constexpr packed_triple(const packed_triple& other) : values{other[0], other[1], other[2]} {}
+    SHIM constexpr packed_triple(vec<T, 3> vector) : values{vector[0], vector[1], vector[2]} {}
+    SHIM constexpr packed_triple(T a, T b, T c) : values{a, b, c} {}
+    SHIM explicit constexpr packed_triple(T value) : values{value, value, value} {}
+    SHIM constexpr packed_triple& operator=(const packed_triple& other) {
+        for (int i = 0; i < 3; i++) values[i] = other[i];
+        return *this;
     }
-    // Out of an address space: one load.
-    template <class P, enable_if_t<!is_same_v<P, packed_vec> && is_same_v<bare<P>, packed_vec>, int> = 0>
-    SHIM packed_vec(const P& stored) {
-        const void* address = (const void*)&stored;
-#if __has_feature(thread_sanitizer)
-        sim_load(values, address, sizeof values);
-#else
-        __builtin_memcpy(values, address, sizeof values);
+#ifdef STRICT_ADDRESS_SPACES
+    // One load of twelve bytes, or six, not three loads.
+#define LOAD_FROM(SPACE)                                                           \
+    SHIM packed_triple(const __attribute__((SPACE)) packed_triple& other) {        \
+        const void* from = (const void*)(uintptr_t)&other;                         \
+        sim_packed_load(from, sizeof(packed_triple));                              \
+        copy_unseen<packed_triple>(this, from);                                    \
+    }
+    LOAD_FROM(opencl_global)
+    LOAD_FROM(opencl_constant)
+    LOAD_FROM(opencl_local)
+#undef LOAD_FROM
 #endif
-    }
-    SHIM constexpr operator vec<T, N>() const {
-        vec<T, N> vector;
-        for (int i = 0; i < N; i++) vector[i] = values[i];
-        return vector;
-    }
+    SHIM constexpr operator vec<T, 3>() const { return vec<T, 3>{values[0], values[1], values[2]}; }
     SHIM constexpr T& operator[](int i) { return values[i]; }
     SHIM constexpr const T& operator[](int i) const { return values[i]; }
 };
-#define PACKED_TYPES(T)                   \
-    using packed_##T##2 = packed_vec<T, 2>;\
-    using packed_##T##3 = packed_vec<T, 3>;\
-    using packed_##T##4 = packed_vec<T, 4>;
+#define PACKED_TYPES(T)                                                              \
+    typedef T packed_##T##2 __attribute__((ext_vector_type(2), aligned(sizeof(T)))); \
+    typedef T packed_##T##4 __attribute__((ext_vector_type(4), aligned(sizeof(T)))); \
+    using packed_##T##3 = packed_triple<T>;
 PACKED_TYPES(float)
 PACKED_TYPES(half)
 PACKED_TYPES(bfloat)
