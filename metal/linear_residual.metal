@@ -10,7 +10,7 @@
 // of the largest GPUs evenly, and two rows already halve the reads of the staged x.
 // Lane: every 32nd chunk of each row.
 //
-// Sums are float; T is rounded to once, after the residual.
+// Assumes K is a multiple of 32. Numerics: sums are float; T is rounded to once, after the residual.
 #include "projection.h"
 
 constant constexpr int PER_SIMDGROUP = 2;

@@ -4,9 +4,10 @@
 //     ids     uint32 [COUNT]
 //     token   uint32 [1]
 //
-// Grid: one threadgroup. Lane: every 256th candidate, then the lanes' by simdgroup, then the simdgroups'. Of equal
-// logits the lowest id wins. best and ids may be in either address space: there are few of them where the vocabulary is
-// small.
+// Grid: one threadgroup. Lane: every 256th candidate, then the lanes' by simdgroup, then the simdgroups'.
+//
+// Assumes nothing of COUNT; best and ids may be in either address space, since there are few of them where the
+// vocabulary is small. Numerics: comparisons only; of equal logits the lowest id wins.
 #include <metal_stdlib>
 using namespace metal;
 

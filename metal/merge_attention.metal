@@ -5,7 +5,9 @@
 //     attended    T [batch, seq, query_heads * 64]
 //
 // A simdgroup takes one query head of one position: grid (32, query_heads, batch * seq). Lane s weighs split s; then
-// each lane adds up two dims over the splits in order. Assumes at most 32 splits; some may be empty.
+// each lane adds up two dims over the splits in order.
+//
+// Assumes at most 32 splits; some may be empty. Numerics: float throughout, one rounding to T; exp2 as in attention.h.
 #include "attention.h"
 
 template <typename T, typename Sinks>

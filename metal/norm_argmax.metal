@@ -9,6 +9,8 @@
 //
 // The split of work is that of lm_head.h. Of equal logits the lowest row wins. A logit that is not a number wins over
 // nothing; where no logit wins, a threadgroup names its first row.
+//
+// Assumes K is a multiple of 32. Numerics: sums are float and not rounded before they are compared.
 #include "lm_head.h"
 
 template <int K, int ROWS, typename T, typename Weights, typename Bias>

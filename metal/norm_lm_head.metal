@@ -5,8 +5,9 @@
 //     weight, scales, offsets, bias    the lm_head [ROWS, K], see projection.h
 //     logits       float32 [ROWS]
 //
-// The split of work, and what it rests on, is that of lm_head.h. Sums are float, and so are the logits: they are not
-// rounded to T.
+// The split of work, and what it rests on, is that of lm_head.h.
+//
+// Assumes K is a multiple of 32. Numerics: sums are float, and so are the logits: they are not rounded to T.
 #include "lm_head.h"
 
 template <int K, int ROWS, typename T, typename Weights, typename Bias>

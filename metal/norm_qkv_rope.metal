@@ -14,7 +14,8 @@
 // rows share each load of x: two would read twice as many bytes of the staged x as of weights of four bits.
 // Lane: every 32nd chunk of each row.
 //
-// Assumes 64 values a head. Sums, bias and turn are float; T is rounded to where the norm ends and at the end.
+// Assumes 64 values a head, K a multiple of 32. Numerics: sums, bias and turn are float; T is rounded to where the norm
+// ends and at the end.
 #include "projection.h"
 
 constant constexpr int PAIRS = 2;

@@ -11,7 +11,7 @@
 // for itself; the first one also writes it.
 // Lane: every 256th chunk of the row; the simdgroups' sums are added in their order.
 //
-// Sums are float, and so are the logits: they are not rounded to T.
+// Assumes K is a multiple of 32. Numerics: sums are float, and so are the logits: they are not rounded to T.
 #include "projection.h"
 
 template <int K, typename T, typename Weights, typename Bias>

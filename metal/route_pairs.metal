@@ -12,7 +12,7 @@
 // threadgroups together write the tiles, a thread each. Every threadgroup reads all of `counts`: 64 KB for 4096 tokens
 // and 128 experts.
 //
-// Assumes: EXPERTS <= 256; most_tiles is enough. No atomics: one thread, one place.
+// Assumes: EXPERTS <= 256; most_tiles is enough. Numerics: integers, and no atomics: one thread, one place.
 #include <metal_stdlib>
 using namespace metal;
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.metal.report_stock import run_stock
-
 from tests.metal.report_cases import Case, decode_cases, prefill_cases
+from tests.metal.report_stock import run_stock
 from tests.metal.roofline import roofline_table
 from tests.simulator import Launch, simulated
 
