@@ -35,6 +35,7 @@ def make_check(dtype: mx.Dtype) -> KernelCheck:
     return KernelCheck(small_model(dtype), KernelOps, ReferenceOps(), machine=Ticking().machine, seconds=1e4)
 
 
+@pytest.mark.slow
 def test_every_kernel_passes_its_trial():
     with simulated(checks=False):
         verdicts = make_check(mx.bfloat16).run(lambda kernel: None)
