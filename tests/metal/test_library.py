@@ -1,5 +1,6 @@
 """How a `.metal` file becomes a kernel: includes, comments, and who makes it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ from gptoss_mlx.metal.library import Kernel, made_by, read_source
 
 
 @pytest.fixture
-def sources(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def sources(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Files of a package of kernels that a test makes up."""
     files: dict[str, str] = {}
     monkeypatch.setattr(library, "_read", files.__getitem__)
