@@ -6,6 +6,7 @@
 namespace sim {
 
 constexpr u64 STACK_BYTES = 128 * 1024;
+constexpr u32 MOST_ACCESSES = 1u << 28;  // of a lane that waits for nobody meanwhile
 
 inline constexpr Site NOWHERE = {nullptr, 0, 0};
 
@@ -154,6 +155,9 @@ template <u32 BYTES, u32 ALIGNMENT = 1>
 inline void check_access(const Access& access, AccessKind kind = WHOLE) {
     if (!current) return;
     const u64 address = access.address;
+    if (++accesses_in_a_row > MOST_ACCESSES) {
+        return fail_access("endless loop", address, BYTES, access.instruction, access.site);
+    }
     if (address % ALIGNMENT) {
         return fail_access("misaligned access", address, BYTES, access.instruction, access.site);
     }
