@@ -6,7 +6,7 @@
 namespace sim {
 
 constexpr u64 STACK_BYTES = 128 * 1024;
-constexpr u32 MOST_ACCESSES = 1u << 28;  // of a lane that waits for nobody meanwhile
+constexpr u32 MOST_ACCESSES = 1u << 26;  // of a lane that waits for nobody meanwhile
 
 inline constexpr Site NOWHERE = {nullptr, 0, 0};
 
