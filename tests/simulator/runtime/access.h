@@ -132,6 +132,10 @@ inline void check_buffer(const Access& access, u64 arena_offset, AccessKind kind
     }
     if (launch->counting && kind != PART) count_transactions(slot, offset, BYTES, access.instruction);
     if (slot.access != WRITABLE) {
+        if (slot.chunked) {
+            bring_chunk(slot, offset);
+            bring_chunk(slot, offset + BYTES - 1);
+        }
         __builtin_memset(slot.seen + offset, 1, BYTES);
     } else if (kind == ATOMIC) {
         fill<BYTES>(slot.writers + offset, stamp[DEVICE]);
