@@ -245,6 +245,12 @@ def test_lanes_that_parted_come_together_again() -> None:
     np.testing.assert_array_equal(found, np.full(128, 16 * 2 + 16 * 1))
 
 
+def test_a_shuffle_from_beyond_the_simdgroup_gives_nothing() -> None:
+    found = np.array(run("uint i = thread_position_in_grid.x; y[i] = simd_shuffle_down(float(i), 2);"))
+    assert np.isnan(found.reshape(2, 32)[:, 30:]).all()
+    np.testing.assert_array_equal(found.reshape(2, 32)[:, :30], np.arange(64).reshape(2, 32)[:, 2:])
+
+
 def test_divergence_that_is_allowed_gives_what_the_active_lanes_give() -> None:
     with simulated(divergence_allowed=True) as simulator:
         found = planted.launch(simulator, "a sum that half of the lanes reach")
@@ -298,6 +304,16 @@ def test_a_variable_that_was_never_set_reads_as_not_a_number() -> None:
 def test_more_local_memory_than_a_thread_has_is_a_fault() -> None:
     with pytest.raises(Fault, match=r"stack overflow: in planted by thread \(0, 0, 0\)"):
         run("uint i = thread_position_in_grid.x; volatile float a[100000]; a[i] = 1; y[i] = a[i];")
+
+
+def test_waiting_for_another_threadgroup_is_an_endless_loop() -> None:
+    source = """
+    device atomic_uint* flag = (device atomic_uint*)y;
+    if (threadgroup_position_in_grid.x == 0) while (atomic_load_explicit(flag, memory_order_relaxed) != 1) {}
+    else atomic_store_explicit(flag, 1u, memory_order_relaxed);
+    """
+    with pytest.raises(Fault, match="endless loop: 4 bytes at byte 0 of `y`"):
+        run(source, threads=2, threadgroup=1, partial_outputs_allowed=True)
 
 
 def test_threadgroup_memory_beyond_what_every_gpu_has_is_refused() -> None:

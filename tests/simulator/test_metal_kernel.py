@@ -252,3 +252,16 @@ def test_two_processes_can_build_the_same_kernel_in_an_empty_folder(tmp_path: Pa
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.is_file()) == [".so", ".so"]
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_of_a_large_input_what_is_touched_is_there(checks: bool) -> None:
+    x = mx.arange(2**20 + 5, dtype=mx.float32)
+    places = [0, 65_535, 65_536, 700_001, 2**20 + 4]
+    source = "".join(f"y[{i}] = x[{place}];\n" for i, place in enumerate(places))
+    found, done = launch(source, {"x": x}, size=5, grid=(1, 1, 1), checks=checks)
+    np.testing.assert_array_equal(found, places)
+    if checks:
+        assert done.buffers["x"].unique_loaded_bytes == 4 * 5
+        with pytest.raises(Fault, match="out-of-bounds load: 4 bytes at byte 4194324 of `x`"):
+            launch("y[0] = x[1048581];", {"x": x}, size=1, grid=(1, 1, 1))

@@ -6,6 +6,7 @@
 namespace sim {
 
 constexpr u64 STACK_BYTES = 128 * 1024;
+constexpr u32 MOST_ACCESSES = 1u << 26;  // of a lane that waits for nobody meanwhile
 
 inline constexpr Site NOWHERE = {nullptr, 0, 0};
 
@@ -131,6 +132,10 @@ inline void check_buffer(const Access& access, u64 arena_offset, AccessKind kind
     }
     if (launch->counting && kind != PART) count_transactions(slot, offset, BYTES, access.instruction);
     if (slot.access != WRITABLE) {
+        if (slot.chunked) {
+            bring_chunk(slot, offset);
+            bring_chunk(slot, offset + BYTES - 1);
+        }
         __builtin_memset(slot.seen + offset, 1, BYTES);
     } else if (kind == ATOMIC) {
         fill<BYTES>(slot.writers + offset, stamp[DEVICE]);
@@ -154,6 +159,9 @@ template <u32 BYTES, u32 ALIGNMENT = 1>
 inline void check_access(const Access& access, AccessKind kind = WHOLE) {
     if (!current) return;
     const u64 address = access.address;
+    if (++accesses_in_a_row > MOST_ACCESSES) {
+        return fail_access("endless loop", address, BYTES, access.instruction, access.site);
+    }
     if (address % ALIGNMENT) {
         return fail_access("misaligned access", address, BYTES, access.instruction, access.site);
     }

@@ -6,6 +6,9 @@
 //
 // so that the slot of an address is a shift, a negative index still names its buffer, and what is outside of a buffer's
 // pages cannot be touched even where nothing checks it. Buffers begin on a page, as Metal's do.
+//
+// A large input is copied in chunk by chunk when a kernel first touches a chunk: of the experts' weights, most launches
+// touch an eighth.
 #pragma once
 #include "shadow.h"
 
@@ -16,6 +19,9 @@ constexpr u64 LEAD_BYTES = 1ul << 30;
 constexpr u32 DYNAMIC_SLOT = MOST_BUFFERS;
 constexpr u32 SLOTS = MOST_BUFFERS + 1;
 constexpr u64 PAGE = 4096;
+constexpr u64 CHUNK_BYTES = 256 * 1024;
+constexpr u64 LEAST_CHUNKED_BYTES = 4 * CHUNK_BYTES;
+constexpr u64 MOST_CHUNKS = (SLOT_BYTES - 2 * LEAD_BYTES) / CHUNK_BYTES;
 constexpr u64 KEPT_BYTES = 32ul << 20;  // memory of a slot that stays for the next launch
 
 constexpr u64 THREADGROUP_SHADOW_BYTES = 128 * 1024;  // variables and the guards between them
@@ -54,6 +60,8 @@ struct Slot {
     u32 access;
     u32 initialised;
     Buffer* buffer;
+    bool chunked;
+    u8 has_chunk[MOST_CHUNKS];
     u32* writers;  // stamps, a byte each
     u32* readers;
     u8* seen;  // for memory that is only read: 1 for a byte that was
@@ -91,13 +99,28 @@ inline bool make_usable(Slot& slot, u64 bytes) {
     return wanted == 0 || mprotect(slot.data, wanted, READ_WRITE) == 0;
 }
 
+// Copies in the chunk of a large input that an offset lies in.
+inline void bring_chunk(Slot& slot, u64 offset) {
+    const u64 chunk = offset / CHUNK_BYTES, begin = chunk * CHUNK_BYTES;
+    if (slot.has_chunk[chunk]) return;
+    slot.has_chunk[chunk] = 1;
+    const u64 left = slot.bytes - begin, bytes = left < CHUNK_BYTES ? left : CHUNK_BYTES;
+    mprotect(slot.data + begin, (bytes + PAGE - 1) & ~(PAGE - 1), READ_WRITE);
+    memcpy(slot.data + begin, static_cast<const char*>(slot.buffer->input) + begin, bytes);
+    if (launch->checked) memset(slot.seen + begin, 0, bytes);
+}
+
 inline bool place_buffer(Slot& slot, Buffer& buffer) {
+    slot.chunked = buffer.access != WRITABLE && buffer.input && buffer.bytes >= LEAST_CHUNKED_BYTES;
     if (!make_usable(slot, buffer.bytes)) return false;
     slot.bytes = buffer.bytes;
     slot.access = buffer.access;
     slot.initialised = buffer.input != nullptr;
     slot.buffer = &buffer;
-    if (buffer.input) memcpy(slot.data, buffer.input, buffer.bytes);
+    if (slot.chunked) {
+        memset(slot.has_chunk, 0, (buffer.bytes + CHUNK_BYTES - 1) / CHUNK_BYTES);
+        mprotect(slot.data, slot.usable_bytes, NO_ACCESS);
+    } else if (buffer.input) memcpy(slot.data, buffer.input, buffer.bytes);
     else memset(slot.data, 0xFF, buffer.bytes);  // floats read as NaN
     if (!launch->checked) return true;
     if (buffer.access == WRITABLE) {
@@ -107,7 +130,7 @@ inline bool place_buffer(Slot& slot, Buffer& buffer) {
     } else {
         if (!slot.seen_bytes.require(buffer.bytes)) return false;
         slot.seen = reinterpret_cast<u8*>(slot.seen_bytes.memory);
-        memset(slot.seen, 0, buffer.bytes);
+        if (!slot.chunked) memset(slot.seen, 0, buffer.bytes);
     }
     return true;
 }
@@ -139,9 +162,21 @@ inline u64 count_touched(const u32* stamps, u64 bytes) {
     return count;
 }
 
-inline u64 count_seen(const u8* seen, u64 bytes) {
+inline u64 count_ones(const u8* bytes, u64 length) {
     u64 count = 0;
-    for (u64 i = 0; i < bytes; i++) count += seen[i];
+    for (u64 i = 0; i < length; i++) count += bytes[i];
+    return count;
+}
+
+inline u64 count_seen(const Slot& slot) {
+    if (!slot.chunked) return count_ones(slot.seen, slot.bytes);
+    u64 count = 0;
+    for (u64 begin = 0; begin < slot.bytes; begin += CHUNK_BYTES) {
+        const u64 left = slot.bytes - begin;
+        if (slot.has_chunk[begin / CHUNK_BYTES]) {
+            count += count_ones(slot.seen + begin, left < CHUNK_BYTES ? left : CHUNK_BYTES);
+        }
+    }
     return count;
 }
 

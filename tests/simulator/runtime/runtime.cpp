@@ -31,6 +31,14 @@ void on_signal(int signal, void* information, void* context) {
     if (signal == SIGNAL_ILLEGAL) fail("undefined behaviour", current, instruction, NOWHERE);
     if (signal == SIGNAL_ARITHMETIC) fail("integer division by zero or overflow", current, instruction, NOWHERE);
     const u64 address = faulting_address(information);
+    const u64 arena_offset = address - reinterpret_cast<u64>(arena);
+    if (arena_offset < DYNAMIC_SLOT * SLOT_BYTES) {
+        Slot& slot = slots[arena_offset / SLOT_BYTES];
+        const u64 offset = arena_offset % SLOT_BYTES - LEAD_BYTES;
+        if (slot.chunked && offset < slot.bytes && !slot.has_chunk[offset / CHUNK_BYTES]) {
+            return bring_chunk(slot, offset);  // and the instruction runs again
+        }
+    }
     if (address - reinterpret_cast<u64>(current->stack) < PAGE) fail("stack overflow", current, instruction, NOWHERE);
     fail_access("wild access", address, 1, instruction, NOWHERE);
 }
@@ -98,7 +106,7 @@ void collect_results() {
             buffer.unique_stored_bytes = count_touched(slot.writers, slot.bytes);
             if (buffer.must_be_stored && buffer.unique_stored_bytes < slot.bytes && !stopped) check_stored(slot);
         } else if (launch->checked) {
-            buffer.unique_loaded_bytes = count_seen(slot.seen, slot.bytes);
+            buffer.unique_loaded_bytes = count_seen(slot);
         }
         if (buffer.output) memcpy(buffer.output, slot.data, buffer.bytes);
     }

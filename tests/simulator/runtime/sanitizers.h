@@ -62,13 +62,10 @@ REFUSE(divrem_overflow, "integer division by zero or overflow")
 
 // Conversions to bfloat, for which processors without AVX512-BF16 call a function: round to nearest even.
 __bf16 __truncsfbf2(float value) {
-    u32 bits;
-    memcpy(&bits, &value, 4);
+    const u32 bits = __builtin_bit_cast(u32, value);
     const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
-    const u16 rounded = static_cast<u16>(is_nan ? (bits >> 16) | 0x40 : (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-    __bf16 result;
-    memcpy(&result, &rounded, 2);
-    return result;
+    const u32 rounded = is_nan ? (bits >> 16) | 0x40 : (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    return __builtin_bit_cast(__bf16, static_cast<u16>(rounded));
 }
 __bf16 __truncdfbf2(double value) { return __truncsfbf2(static_cast<float>(value)); }
 }

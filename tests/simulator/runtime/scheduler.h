@@ -36,6 +36,7 @@ inline void lane_main() {
 
 inline void run_lane(Lane& lane) {
     current = &lane;
+    accesses_in_a_row = 0;
     const Simdgroup& simdgroup = simdgroups[lane.position.simdgroup];
     for (u32 kind = 0; kind < 2; kind++) stamp[kind] = simdgroup.moment[kind] << STAMP_SHIFT | lane.position.lane;
     switch_stack(&scheduler_stack_pointer, lane.stack_pointer);

@@ -96,6 +96,7 @@ inline Lane lanes[MOST_THREADS];
 inline Simdgroup simdgroups[MOST_SIMDGROUPS];
 inline u32 lane_count, simdgroup_count;
 inline u64 last_gathering;
+inline u32 accesses_in_a_row;  // of the current lane
 inline Lane* current;  // null: the scheduler runs
 inline void* scheduler_stack_pointer;
 

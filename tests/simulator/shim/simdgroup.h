@@ -156,7 +156,13 @@ SCAN(simd_prefix_exclusive_product, Product, false, 1)
 
 // ---- Shuffles.
 
-constexpr int NO_SOURCE = -1;  // the lane keeps its own value
+constexpr int NO_SOURCE = -1;  // the result is undefined
+
+template <class T>
+SHIM_UNSEEN void make_undefined(T& value) {
+    if constexpr (is_same_v<T, bool>) value = false;
+    else __builtin_memset(&value, 0xFF, sizeof value);  // a float is not a number
+}
 
 template <class T>
 struct Shuffle {
@@ -168,8 +174,10 @@ struct Shuffle {
         for (u32 i = 0; i < SIMD_WIDTH; i++) {
             if (!operands[i]) continue;
             Shuffle& lane = *operand_of<Shuffle>(operands, i);
-            lane.result = lane.value;
-            if (lane.source == NO_SOURCE) continue;
+            if (lane.source == NO_SOURCE) {
+                make_undefined(lane.result);
+                continue;
+            }
             if (lane.source < 0 || lane.source >= (int)SIMD_WIDTH || !operands[lane.source]) {
                 sim_inactive_lane(i, (u32)lane.source);
                 return;
