@@ -9,10 +9,23 @@ from gptoss_mlx import GptOss, load
 from gptoss_mlx.convert.conversion import convert_model
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.tokenizer import Tokenizer
+from tests.simulator.compiler import unsupported
 
 # On a Mac, each of the many processes of the tests would check the kernels first: those are tested by themselves
 # (tests/metal, tests/kernel_check), and `gptoss check` is for the machine's own GPU. Set it to run all tests on them.
 os.environ.setdefault("GPTOSS_KERNELS", "off")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what runs kernels in the simulator where it cannot run, on a Mac above all, with the reason."""
+    reason = unsupported()
+    if reason is None:
+        return
+    for item in items:
+        module = getattr(item, "module", None)
+        held = () if module is None else vars(module).values()
+        if any(str(getattr(value, "__module__", "")).startswith("tests.simulator") for value in held):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

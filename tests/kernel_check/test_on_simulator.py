@@ -12,9 +12,6 @@ from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES
 from gptoss_mlx.ops.kernels import KernelOps
 from tests.kernel_check.device import small_model
 from tests.simulator import simulated
-from tests.simulator.compiler import unsupported
-
-pytestmark = pytest.mark.skipif(unsupported() is not None, reason=unsupported() or "")
 
 
 class Ticking:
