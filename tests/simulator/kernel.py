@@ -157,7 +157,11 @@ class CompiledKernel:
         assert entry is not None
         self.entry = entry
         self.base = entry - self.image.symbols["sim_entry"]
-        self.threadgroup_bytes = sum(variable.size for variable in self.image.threadgroup_variables)
+        variables = self.image.threadgroup_variables
+        self.threadgroup_bytes = sum(variable.size for variable in variables)
+        self._variable_ranges = (native.Range * len(variables))(
+            *((self.base + v.address, self.base + v.address + v.size) for v in variables)
+        )
 
     def _bind(self, parameters: Sequence[Parameter]) -> None:
         self.buffers: dict[str, int] = {}
@@ -217,47 +221,21 @@ class CompiledKernel:
     ) -> Launch:
         """Runs over `grid` threads and gives what it did; outputs are written into their arrays. Raises `Fault`."""
         dynamic_bytes = dynamic_bytes or {}
-        library = native.library()
         threadgroup_bytes = self.threadgroup_bytes + sum(dynamic_bytes.values())
-        if threadgroup_bytes > MOST_THREADGROUP_BYTES:
-            raise Fault(
-                "too much threadgroup memory",
-                f"{name} takes {threadgroup_bytes} bytes; Apple's GPUs have {MOST_THREADGROUP_BYTES}",
-            )
-        if int(np.prod(threadgroup)) > MOST_THREADS:
-            raise Fault("too many threads", f"{name} is launched with {threadgroup}; Metal has {MOST_THREADS} at most")
-        if min(*grid, *threadgroup) < 1:
-            raise Fault("empty launch", f"{name} is launched with grid {grid} and threadgroup {threadgroup}")
-        record = native.Launch()
-        record.entry = self.entry
-        buffers = (native.Buffer * native.MOST_BUFFERS)()
+        _check_sizes(name, grid, threadgroup, threadgroup_bytes)
         unbound = self.buffers.keys() - arguments.keys() - self.optional
         if unbound or arguments.keys() - self.buffers.keys():
             raise TypeError(f"{name} takes {sorted(self.buffers)}, not {sorted(arguments)}")
+        buffers = (native.Buffer * native.MOST_BUFFERS)()
         kept = [_fill(buffers[self.buffers[n]], self.access[n], a, options) for n, a in arguments.items()]
+        record = self._record(options, dynamic_bytes)
         record.buffers = ctypes.cast(buffers, ctypes.POINTER(native.Buffer))
-        record.image = native.Range(self.base, self.base + self.image.memory_size)
-        begin, end = self.image.threadgroup_range
-        record.threadgroup_memory = native.Range(self.base + begin, self.base + end)
-        variables = self.image.threadgroup_variables
-        ranges = (native.Range * len(variables))(
-            *((self.base + v.address, self.base + v.address + v.size) for v in variables)
-        )
-        record.threadgroup_variables = ctypes.cast(ranges, ctypes.POINTER(native.Range))
-        record.threadgroup_variable_count = len(variables)
-        record.dynamic_count = max(self.dynamic.values(), default=-1) + 1
-        for argument, index in self.dynamic.items():
-            record.dynamic_bytes[index] = dynamic_bytes[argument]
         record.grid[:] = grid
         record.threadgroup[:] = threadgroup
-        record.seed = options.seed
-        record.checked = options.build != "fast"
-        record.counting = options.counting
-        record.divergence_allowed = options.divergence_allowed
         fault = native.FaultRecord()
         with native.LOCK:
             started = time.perf_counter()
-            if not library.sim_run(ctypes.byref(record), ctypes.byref(fault)):
+            if not native.library().sim_run(ctypes.byref(record), ctypes.byref(fault)):
                 raise MemoryError(f"not enough memory to simulate {name}")
             seconds = time.perf_counter() - started
         del kept
@@ -284,6 +262,24 @@ class CompiledKernel:
             ),
             seconds=seconds,
         )
+
+    def _record(self, options: Options, dynamic_bytes: Mapping[str, int]) -> native.Launch:
+        """What the runtime has to know of this kernel and of how to run it."""
+        record = native.Launch()
+        record.entry = self.entry
+        record.image = native.Range(self.base, self.base + self.image.memory_size)
+        begin, end = self.image.threadgroup_range
+        record.threadgroup_memory = native.Range(self.base + begin, self.base + end)
+        record.threadgroup_variables = ctypes.cast(self._variable_ranges, ctypes.POINTER(native.Range))
+        record.threadgroup_variable_count = len(self._variable_ranges)
+        record.dynamic_count = max(self.dynamic.values(), default=-1) + 1
+        for argument, index in self.dynamic.items():
+            record.dynamic_bytes[index] = dynamic_bytes[argument]
+        record.seed = options.seed
+        record.checked = options.build != "fast"
+        record.counting = options.counting
+        record.divergence_allowed = options.divergence_allowed
+        return record
 
     def _fault(self, record: native.FaultRecord, name: str, dynamic_bytes: Mapping[str, int]) -> Fault:
         kind = record.kind.decode()
@@ -325,6 +321,18 @@ class CompiledKernel:
 def compiled(source: Source, build: str) -> CompiledKernel:
     """The kernel of `source`, built once a process."""
     return CompiledKernel(source, build)
+
+
+def _check_sizes(name: str, grid: Size, threadgroup: Size, threadgroup_bytes: int) -> None:
+    if threadgroup_bytes > MOST_THREADGROUP_BYTES:
+        raise Fault(
+            "too much threadgroup memory",
+            f"{name} takes {threadgroup_bytes} bytes; Apple's GPUs have {MOST_THREADGROUP_BYTES}",
+        )
+    if int(np.prod(threadgroup)) > MOST_THREADS:
+        raise Fault("too many threads", f"{name} is launched with {threadgroup}; Metal has {MOST_THREADS} at most")
+    if min(*grid, *threadgroup) < 1:
+        raise Fault("empty launch", f"{name} is launched with grid {grid} and threadgroup {threadgroup}")
 
 
 def _access(declaration: str) -> int:
