@@ -93,8 +93,8 @@ def _stock(name: str) -> str:
 
 def replaced(text: str, part: str, content: str) -> str:
     """`text` with what stands between the marks of `part` replaced."""
-    pattern = re.compile(rf"(<!-- {part} -->\n).*?(\n<!-- end of {part} -->)", re.DOTALL)
-    found, changes = pattern.subn(lambda match: match[1] + content + match[2], text)
+    pattern = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end of {part} -->)", re.DOTALL)
+    found, changes = pattern.subn(lambda match: match[1] + content + "\n" + match[2], text)
     if changes != 1:
         raise ValueError(f"metal/README.md has {changes} parts called {part!r}; expected one")
     return found
