@@ -111,6 +111,20 @@ class Position:
         return self.most
 
 
+class GrowingKV(NamedTuple):
+    """Keys and values of every position so far, keys first, the most recent kept apart from a body that is only read.
+
+    A recent position p lies in slot p - flushed.
+    """
+
+    body: mx.array
+    """`[batch, 2 * kv_heads, capacity, dim]`; the positions before `flushed` count."""
+    recent: mx.array
+    """`[batch, 2 * kv_heads, slots, dim]`."""
+    flushed: Position
+    """How many positions lie in the body."""
+
+
 class Place(NamedTuple):
     """Where the tokens of one call stand in their sequence: made once a call, the same for every layer."""
 

@@ -230,6 +230,78 @@ inline void take_step(thread Rows& rows, thread const Step<T>& step, int key, in
     }
 }
 
+// A few keys and values that are kept apart, `slots` rows for each head; the new ones take one more token in.
+// Pointers to the rows of one key/value head, in uint4.
+struct Kept {
+    const device uint4* own_key;        // the token's
+    const device uint4* own_value;
+    const device uint4* keys;
+    const device uint4* values;
+    device uint4* new_keys;
+    device uint4* new_values;
+};
+
+// Those of key/value head `kv_head` of sequence `batch`, in arrays T [batch, 2 * kv_heads, 1 or `slots`, 64].
+template <typename T>
+inline Kept kept_of(
+    const device T* rows,
+    const device T* kept,
+    device T* new_kept,
+    int slots,
+    uint kv_head,
+    uint kv_heads,
+    uint batch) {
+    constexpr int words = row_words<T>();
+    const uint key_head = batch * 2 * kv_heads + kv_head, value_head = key_head + kv_heads;
+    Kept result;
+    result.own_key = (const device uint4*)(rows) + key_head * words;
+    result.own_value = (const device uint4*)(rows) + value_head * words;
+    result.keys = (const device uint4*)(kept) + key_head * slots * words;
+    result.values = (const device uint4*)(kept) + value_head * slots * words;
+    result.new_keys = (device uint4*)(new_kept) + key_head * slots * words;
+    result.new_values = (device uint4*)(new_kept) + value_head * slots * words;
+    return result;
+}
+
+// Takes the first `filled` slots into `attending`, the token's own among them, and stores every slot anew: what a lane
+// loads for the products it stores, so that each is loaded once. The 8 simdgroups of a threadgroup take steps in turn.
+template <typename T, int SLOTS>
+inline void take_kept(
+    thread Rows& attending, thread const Kept& kept, int own_slot, int filled, uint simdgroup, Place place) {
+    constexpr int words = row_words<T>();
+    for (int start = int(simdgroup) * STEP_KEYS; start < SLOTS; start += 8 * STEP_KEYS) {
+        // All loads before the first store, so that they are under way together. Past the end the last slot is loaded
+        // again.
+        Step<T> step;
+#pragma clang loop unroll(full)
+        for (int i = 0; i < STEP_KEYS / 4; i++) {
+            const int slot = min(start + step_key(i, place), SLOTS - 1);
+            step.keys[i] = load_octet<T>(slot == own_slot ? kept.own_key : kept.keys + slot * words, place.row);
+        }
+#pragma clang loop unroll(full)
+        for (int i = 0; i < STEP_KEYS / 4; i++) {
+            const int slot = min(start + step_value(i, place), SLOTS - 1);
+            const device uint4* row = slot == own_slot ? kept.own_value : kept.values + slot * words;
+            step.values[i] = load_octet<T>(row, step_octet(i, place));
+        }
+#pragma clang loop unroll(full)
+        for (int i = 0; i < STEP_KEYS / 4; i++) {
+            const int key = start + step_key(i, place), value = start + step_value(i, place);
+            if (key < SLOTS) {
+                store_octet<T>(step.keys[i], kept.new_keys + key * words, place.row);
+            }
+            if (value < SLOTS) {
+                store_octet<T>(step.values[i], kept.new_values + value * words, step_octet(i, place));
+            }
+            // An empty slot is copied like any other, but what it holds must not reach a product.
+            if (value >= filled) {
+                step.values[i] = zero_octet<T>();
+            }
+        }
+        take_step(attending, step, start, 0, filled, place);
+    }
+}
+
 // What sums are multiplied by to become a result: the softmax's denominator, the sink included, and nothing else of it.
 inline float share(float peak, float total, float sink) {
     const float scaled_sink = sink * LOG2_E;

@@ -36,14 +36,21 @@ MOST_SPLIT_THREADGROUPS: Final = 256
 _DTYPES: Final = (mx.bfloat16, mx.float16, mx.float32)
 
 
-def arrays_fit(q: mx.array, kv: mx.array, heads: Heads) -> bool:
-    """Whether the attention kernels take queries `q` with keys and values `kv`."""
+def heads_fit(heads: Heads, dtype: mx.Dtype) -> bool:
+    """Whether the attention kernels take queries, keys and values of these heads in `dtype`."""
     return (
-        q.dtype in _DTYPES
-        and kv.dtype == q.dtype
+        dtype in _DTYPES
         and heads.dim == HEAD_DIM
         and heads.query % heads.kv == 0
         and heads.query // heads.kv <= MOST_GROUP_HEADS
+    )
+
+
+def arrays_fit(q: mx.array, kv: mx.array, heads: Heads) -> bool:
+    """Whether the attention kernels take queries `q` with keys and values `kv`."""
+    return (
+        heads_fit(heads, q.dtype)
+        and kv.dtype == q.dtype
         and q.shape == (kv.shape[0], heads.query, q.shape[2], HEAD_DIM)
         and kv.shape == (q.shape[0], 2 * heads.kv, kv.shape[2], HEAD_DIM)
     )

@@ -36,49 +36,12 @@ void ring_attention(
     constexpr int words = row_words<T>();
     const Place place = place_of(lane);
     const uint kv_heads = groups.x, kv_head = group.x, batch = group.y;
-    const uint key_head = batch * 2 * kv_heads + kv_head, value_head = key_head + kv_heads;
     const uint query_head = (batch * kv_heads + kv_head) * G;
-    const device uint4* own_key = (const device uint4*)(rows) + key_head * words;
-    const device uint4* own_value = (const device uint4*)(rows) + value_head * words;
-    const device uint4* keys = (const device uint4*)(ring) + key_head * WINDOW * words;
-    const device uint4* values = (const device uint4*)(ring) + value_head * WINDOW * words;
-    device uint4* new_keys = (device uint4*)(new_ring) + key_head * WINDOW * words;
-    device uint4* new_values = (device uint4*)(new_ring) + value_head * WINDOW * words;
-    const int own_slot = position % WINDOW;
-    const int filled = min(position + 1, WINDOW);
 
     const uint own_row = min(place.row, uint(G - 1));
     Rows attending = new_rows<T>((const device uint4*)(q) + (query_head + own_row) * words, place);
-    for (int start = int(simdgroup) * STEP_KEYS; start < WINDOW; start += 8 * STEP_KEYS) {
-        // All loads before the first store, so that they are under way together. Past the end the last slot is loaded
-        // again.
-        Step<T> step;
-#pragma clang loop unroll(full)
-        for (int i = 0; i < STEP_KEYS / 4; i++) {
-            const int slot = min(start + step_key(i, place), WINDOW - 1);
-            step.keys[i] = load_octet<T>(slot == own_slot ? own_key : keys + slot * words, place.row);
-        }
-#pragma clang loop unroll(full)
-        for (int i = 0; i < STEP_KEYS / 4; i++) {
-            const int slot = min(start + step_value(i, place), WINDOW - 1);
-            step.values[i] = load_octet<T>(slot == own_slot ? own_value : values + slot * words, step_octet(i, place));
-        }
-#pragma clang loop unroll(full)
-        for (int i = 0; i < STEP_KEYS / 4; i++) {
-            const int key = start + step_key(i, place), value = start + step_value(i, place);
-            if (key < WINDOW) {
-                store_octet<T>(step.keys[i], new_keys + key * words, place.row);
-            }
-            if (value < WINDOW) {
-                store_octet<T>(step.values[i], new_values + value * words, step_octet(i, place));
-            }
-            // An empty slot is copied like any other, but what it holds must not reach a product.
-            if (value >= filled) {
-                step.values[i] = zero_octet<T>();
-            }
-        }
-        take_step(attending, step, start, 0, filled, place);
-    }
+    const Kept kept = kept_of<T>(rows, ring, new_ring, WINDOW, kv_head, kv_heads, batch);
+    take_kept<T, WINDOW>(attending, kept, position % WINDOW, min(position + 1, WINDOW), simdgroup, place);
 
     const Merged merged = merge_simdgroups(attending, sums, states, simdgroup, lane);
     if (simdgroup < G) {

@@ -24,12 +24,7 @@ _KERNEL: Final = Kernel(
 
 def fits(q: mx.array, rows: mx.array, ring: mx.array, heads: Heads) -> bool:
     """Whether the kernel takes these, in the shapes of `launch`."""
-    return (
-        arrays_fit(q, ring, heads)
-        and q.shape[2] == 1
-        and rows.dtype == ring.dtype
-        and rows.shape == (*ring.shape[:2], 1, HEAD_DIM)
-    )
+    return arrays_fit(q, ring, heads) and arrays_fit(q, rows, heads) and q.shape[2] == rows.shape[2] == 1
 
 
 def launch(

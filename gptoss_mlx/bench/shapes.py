@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import mlx.core as mx
 
 from gptoss_mlx.attention import Attention
-from gptoss_mlx.cache import GROWTH_TOKENS, FullLayerCache, KVCache, SlidingLayerCache
+from gptoss_mlx.cache import GROWTH_TOKENS, RECENT_TOKENS, FullLayerCache, KVCache, SlidingLayerCache
 from gptoss_mlx.config import LayerType, ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.model import Model
@@ -151,8 +151,9 @@ def make_cache(shape: Shape, position: int) -> KVCache:
     def rows(capacity: int) -> mx.array:
         return blank(1, 2 * config.num_key_value_heads, capacity, config.head_dim, dtype=shape.dtype)
 
+    flushed = position - position % RECENT_TOKENS
     cache.layers = [
-        FullLayerCache.holding(rows(_capacity(position)), position)
+        FullLayerCache.holding(rows(_capacity(position)), rows(RECENT_TOKENS), flushed, position)
         if kind == "full_attention"
         else SlidingLayerCache.holding(rows(config.sliding_window), position)
         for kind in config.layer_types

@@ -17,9 +17,20 @@ from typing import Final, TypeAlias
 import mlx.core as mx
 import numpy as np
 
+from gptoss_mlx.cache import GROWTH_TOKENS, RECENT_TOKENS
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.model import Model
-from gptoss_mlx.ops import Linear, Ops, Position, Projection, QuantizedLinear, ReferenceOps, Rotation, Routing
+from gptoss_mlx.ops import (
+    GrowingKV,
+    Linear,
+    Ops,
+    Position,
+    Projection,
+    QuantizedLinear,
+    ReferenceOps,
+    Rotation,
+    Routing,
+)
 from gptoss_mlx.ops.kernel_classes import KernelClass
 from gptoss_mlx.rope import YarnRope
 
@@ -170,10 +181,42 @@ class _Maker:
         return Case(position, inputs, call, carry=carry)
 
     def full_attention(self, keys: int) -> Case:
-        return self._causal(1, keys - 1, keys)
+        """One token's attention to all positions, its rows written: as a model has it, with recent rows or without."""
+        position, length, flushed = self._position(keys - 1), self._position(keys), self._flushed(keys)
+        slot = position.number - flushed.number
+
+        def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
+            q, rows, whole, body, recent = inputs
+            sinks, heads = layer.attention.sinks, layer.attention.heads
+            if ops.keeps_recent(heads, q.dtype, keys):
+                return ops.growing_attention(q, rows, GrowingKV(body, recent, flushed), position, sinks, heads)
+            # A model writes the rows into `whole`. They are there already: written here, where all implementations
+            # write them, they cost the same.
+            return ops.full_attention(q, whole, length, sinks, heads), ops.write_rows(recent, rows, slot)
+
+        def carry(inputs: Arrays, results: Arrays) -> Arrays:
+            attended, recent = results
+            # As with a ring: nobody else holds it, so that it is written in place.
+            return (*tied(inputs[:-1], (attended,)), recent)
+
+        # Longer than what counts, as a cache's is; what of the body does not count is something else.
+        whole = self._rows(-(-keys // GROWTH_TOKENS) * GROWTH_TOKENS)
+        body = self._with_rows(self._rows(whole.shape[2]), whole[:, :, : flushed.number], 0)
+        recent = self._with_rows(self._rows(RECENT_TOKENS), whole[:, :, flushed.number : position.number], 0)
+        rows = self._rows(1)
+        whole = self._with_rows(whole, rows, position.number)
+        return Case(keys, (self._queries(1), rows, whole, body, recent), call, carry=carry)
 
     def causal_attention(self, tokens: int) -> Case:
-        return self._causal(tokens, CAUSAL_HISTORY, tokens)
+        length = self._position(CAUSAL_HISTORY + tokens)
+
+        def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
+            q, kv = inputs
+            return (ops.full_attention(q, kv, length, layer.attention.sinks, layer.attention.heads),)
+
+        # The buffer is longer than what counts, as a cache's is.
+        buffer = self._rows(-(-(length.number + 1) // GROWTH_TOKENS) * GROWTH_TOKENS)
+        return Case(tokens, (self._queries(tokens), buffer), call)
 
     def banded_attention(self, tokens: int) -> Case:
         window = self._config.sliding_window
@@ -268,18 +311,25 @@ class _Maker:
         return Case(position, (self._stream(1), self._rows(self._config.sliding_window)), call)
 
     def full_half(self, keys: int) -> Case:
-        """One token through norm_qkv_rope, the cache, full_attention and linear_residual."""
-        rotation, length = self._rotation(keys - 1, 1), self._position(keys)
+        """One token through norm_qkv_rope, the cache, attention to all positions and linear_residual."""
+        rotation, position, length = self._rotation(keys - 1, 1), self._position(keys - 1), self._position(keys)
+        flushed = self._flushed(keys)
 
         def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
-            x, buffer = inputs
+            x, buffer, recent = inputs
             attention = layer.attention
             q, rows = ops.norm_qkv_rope(x, attention.norm, attention.qkv, attention.heads, rotation)
-            kv = ops.write_rows(buffer, rows, keys - 1)
-            attended = ops.full_attention(q, kv, length, attention.sinks, attention.heads)
+            if ops.keeps_recent(attention.heads, q.dtype, keys):
+                kv = GrowingKV(buffer, recent, flushed)
+                attended, _ = ops.growing_attention(q, rows, kv, position, attention.sinks, attention.heads)
+            else:
+                written = ops.write_rows(buffer, rows, keys - 1)
+                attended = ops.full_attention(q, written, length, attention.sinks, attention.heads)
             return (ops.linear_residual(attended, attention.output, x),)
 
-        return Case(keys, (self._stream(1), self._rows(keys + 20)), call)
+        buffer = self._rows(keys + RECENT_TOKENS)
+        recent = self._with_rows(self._rows(RECENT_TOKENS), buffer[:, :, flushed.number : keys - 1], 0)
+        return Case(keys, (self._stream(1), buffer, recent), call)
 
     def experts_half(self, tokens: int) -> Case:
         """Tokens through norm_router, expert_gate_up and expert_down."""
@@ -291,16 +341,6 @@ class _Maker:
             return _experts(ops, layer, Routing(logits, choices), normed, x)
 
         return Case(tokens, (self._stream(tokens), self._logits(tokens)), call)
-
-    def _causal(self, tokens: int, history: int, size: int) -> Case:
-        length = self._position(history + tokens)
-
-        def call(ops: Ops, layer: DecoderLayer, inputs: Arrays) -> Arrays:
-            q, kv = inputs
-            return (ops.full_attention(q, kv, length, layer.attention.sinks, layer.attention.heads),)
-
-        # The buffer is longer than what counts, as a cache's is.
-        return Case(size, (self._queries(tokens), self._rows(-(-(length.number + 1) // 256) * 256)), call)
 
     def _exact_logits(self, stock: Ops, x: mx.array) -> mx.array:
         parts = []
@@ -330,6 +370,15 @@ class _Maker:
 
     def _rows(self, positions: int) -> mx.array:
         return self._normal(1, 2 * self._config.num_key_value_heads, positions, self._config.head_dim)
+
+    def _with_rows(self, buffer: mx.array, rows: mx.array, start: int) -> mx.array:
+        written = ReferenceOps().write_rows(buffer, rows, start)
+        mx.eval(written)
+        return written
+
+    def _flushed(self, keys: int) -> Position:
+        """How many of `keys` positions lie in a full layer's body, if nothing was ever dropped."""
+        return self._position((keys - 1) // RECENT_TOKENS * RECENT_TOKENS)
 
     def _logits(self, tokens: int) -> mx.array:
         """Router logits of tokens that all choose otherwise, a quarter of them much the same experts."""

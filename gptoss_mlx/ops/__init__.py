@@ -6,6 +6,7 @@ no GPU, Metal kernels where they are right and faster, or what a test put there 
 
 from gptoss_mlx.operands import (
     ExpertLinear,
+    GrowingKV,
     Heads,
     Linear,
     Norm,
@@ -27,6 +28,7 @@ __all__ = [
     "SORT_FROM_PAIRS",
     "CpuOps",
     "ExpertLinear",
+    "GrowingKV",
     "Heads",
     "KernelClass",
     "KernelOps",

@@ -1,11 +1,13 @@
 """The accelerated operations of one forward pass: what each takes and gives.
 
-A decoder layer is seven operations, cut where a fused kernel would be cut:
+A decoder layer is six operations, or seven, cut where a fused kernel would be cut:
 
     x ── norm_qkv_rope ── (cache write) ── attention ── linear_residual ──┐
     ┌── norm_router ── expert_gate_up ── expert_down ────────────────────┘
 
-with `embed` before the first layer and `norm_lm_head` after the last.
+with `embed` before the first layer and `norm_lm_head` after the last. Attention is one of four: `full_attention` after
+a cache write, `banded_attention`, and for a single token `growing_attention` and `ring_attention`, which write its rows
+themselves.
 
 Owns: the interface, and how tokens are routed. Does not own: the bundles of arrays that operations take (`operands`),
 how one is computed (`reference`, `cpu`), the order of a layer (`attention`, `moe`, `model`), nor what is kept between
@@ -17,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Position, Projection, Rotation
+from gptoss_mlx.operands import ExpertLinear, GrowingKV, Heads, Norm, Position, Projection, Rotation
 
 SORT_FROM_PAIRS: Final = 64
 """From this many (token, expert) pairs on, they are sorted by expert, so that one expert's weights are read once."""
@@ -98,6 +100,13 @@ class Ops(Protocol):
         """What of one token's step may be recorded, with at most `most_keys` positions; None: nothing."""
         ...
 
+    def keeps_recent(self, heads: Heads, dtype: mx.Dtype, most_keys: int) -> bool:
+        """Whether one token's attention to at most `most_keys` positions is best asked of `growing_attention`.
+
+        If not, of `write_rows` and `full_attention`.
+        """
+        ...
+
     def embed(self, tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
         """The rows of `table` (`[vocab, hidden]`, no bias) for `tokens` `[batch, seq]`: `[batch, seq, hidden]`.
 
@@ -128,6 +137,16 @@ class Ops(Protocol):
         `q` is `[batch, query_heads, seq, dim]`; `kv` is the whole buffer `[batch, 2 * kv_heads, capacity, dim]`, of
         which the first `length` positions count; a length that is not exact says how long it can become. `sinks`
         `[query_heads]` are logits that join the softmax's denominator only.
+        """
+        ...
+
+    def growing_attention(
+        self, q: mx.array, rows: mx.array, kv: GrowingKV, position: Position, sinks: mx.array, heads: Heads
+    ) -> tuple[mx.array, mx.array]:
+        """One token's attention to all positions up to its own, `[batch, 1, query_heads * dim]`, and the recent rows.
+
+        `rows` `[batch, 2 * kv_heads, 1, dim]` belong to `position`, for which `kv.recent` has a slot; what comes back
+        is `kv.recent` with them in it. `kv.body` is only read, so that it costs nothing to keep while it is read.
         """
         ...
 

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from gptoss_mlx.device import this_device
 from gptoss_mlx.metal import (
+    attention_launch,
     combine_experts,
     expert_down,
     expert_gate_up,
@@ -33,7 +34,7 @@ from gptoss_mlx.metal import (
     tile_attention,
     tile_matmul,
 )
-from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Position, Projection, Rotation
+from gptoss_mlx.operands import ExpertLinear, GrowingKV, Heads, Norm, Position, Projection, Rotation
 from gptoss_mlx.ops.interface import Recording, Routing
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass, kernel_class
 from gptoss_mlx.ops.reference import ReferenceOps
@@ -75,14 +76,13 @@ class KernelOps(ReferenceOps):
             records = this_device().metal and library.made_by_mlx()
         if not records:
             return None
-        # Never evaluated: arrays as those of a step.
-        q = mx.zeros((1, heads.query, 1, heads.dim), dtype)
-        rows, ring, kv = (mx.zeros((1, 2 * heads.kv, keys, heads.dim), dtype) for keys in (1, window, most_keys))
-        length, sinks = Position.at(most_keys), mx.zeros(heads.query)
         return Recording(
-            ring=self.runs_kernel("ring_attention", q, rows, ring, length, sinks, heads),
-            full=self.runs_kernel("full_attention", q, kv, length, sinks, heads),
+            ring=attention_launch.heads_fit(heads, dtype) and self._enables("ring_attention", 1),
+            full=self.keeps_recent(heads, dtype, most_keys),
         )
+
+    def keeps_recent(self, heads: Heads, dtype: mx.Dtype, most_keys: int) -> bool:
+        return attention_launch.heads_fit(heads, dtype) and self._enables("full_attention", most_keys)
 
     def norm_qkv_rope(
         self, x: mx.array, norm: Norm, qkv: Projection, heads: Heads, rotation: Rotation
@@ -94,9 +94,17 @@ class KernelOps(ReferenceOps):
     def full_attention(self, q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> mx.array:
         if not self.runs_kernel("full_attention", q, kv, length, sinks, heads):
             return super().full_attention(q, kv, length, sinks, heads)
-        if q.shape[2] == 1:
-            return full_attention.launch(q, kv, length.array, sinks, heads, most_keys=length.most)
         return tile_attention.launch(q, kv, length.array, None, sinks, heads, most_keys=length.most)
+
+    def growing_attention(
+        self, q: mx.array, rows: mx.array, kv: GrowingKV, position: Position, sinks: mx.array, heads: Heads
+    ) -> tuple[mx.array, mx.array]:
+        if not self.runs_kernel("growing_attention", q, rows, kv, position, sinks, heads):
+            return super().growing_attention(q, rows, kv, position, sinks, heads)
+        body, recent, flushed = kv
+        return full_attention.launch(
+            q, rows, body, recent, position.array, flushed.array, sinks, heads, most_keys=position.most + 1
+        )
 
     def banded_attention(self, q: mx.array, kv: mx.array, window: int, sinks: mx.array, heads: Heads) -> mx.array:
         if self.runs_kernel("banded_attention", q, kv, window, sinks, heads):
@@ -163,9 +171,15 @@ def _norm_qkv_rope(x: mx.array, norm: Norm, qkv: Projection, heads: Heads, rotat
 
 
 def _full_attention(q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> _Case:
-    if q.shape[2] == 1:
-        return _Case("full_attention", length.most, full_attention.fits(q, kv, heads))
-    return _Case("causal_attention", q.shape[2], tile_attention.fits(q, kv, heads))
+    # A single position's attention is left to the reference: while decoding, the kernel of growing_attention serves it.
+    fits = q.shape[2] > 1 and tile_attention.fits(q, kv, heads)
+    return _Case("causal_attention", max(2, q.shape[2]), fits)
+
+
+def _growing_attention(
+    q: mx.array, rows: mx.array, kv: GrowingKV, position: Position, sinks: mx.array, heads: Heads
+) -> _Case:
+    return _Case("full_attention", position.most + 1, full_attention.fits(q, rows, kv.body, kv.recent, heads))
 
 
 def _banded_attention(q: mx.array, kv: mx.array, window: int, sinks: mx.array, heads: Heads) -> _Case:
@@ -221,6 +235,7 @@ def _tokens(x: mx.array) -> int:
 _CASES: Final[dict[str, Callable[..., _Case]]] = {
     "norm_qkv_rope": _norm_qkv_rope,
     "full_attention": _full_attention,
+    "growing_attention": _growing_attention,
     "banded_attention": _banded_attention,
     "ring_attention": _ring_attention,
     "linear_residual": _linear_residual,

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.device import this_device
-from gptoss_mlx.operands import ExpertLinear, Heads, Norm, Position, Projection, QuantizedLinear, Rotation
+from gptoss_mlx.operands import ExpertLinear, GrowingKV, Heads, Norm, Position, Projection, QuantizedLinear, Rotation
 from gptoss_mlx.ops.interface import Recording, Routing
 
 
@@ -24,6 +24,9 @@ class ReferenceOps:
 
     def recording(self, heads: Heads, dtype: mx.Dtype, window: int, most_keys: int) -> Recording | None:
         return None
+
+    def keeps_recent(self, heads: Heads, dtype: mx.Dtype, most_keys: int) -> bool:
+        return False
 
     def embed(self, tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
         if isinstance(table, QuantizedLinear):
@@ -51,6 +54,15 @@ class ReferenceOps:
     def full_attention(self, q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> mx.array:
         keys, values = _keys_and_values(kv, 0, length.number, heads)
         return _join_heads([self._attend(q, keys, values, sinks, heads, "causal")])
+
+    def growing_attention(
+        self, q: mx.array, rows: mx.array, kv: GrowingKV, position: Position, sinks: mx.array, heads: Heads
+    ) -> tuple[mx.array, mx.array]:
+        flushed, slot = kv.flushed.number, position.number - kv.flushed.number
+        recent = self.write_rows(kv.recent, rows, slot)
+        joined = mx.concatenate([kv.body[:, :, :flushed], recent[:, :, : slot + 1]], axis=2)
+        keys, values = _keys_and_values(joined, 0, joined.shape[2], heads)
+        return _join_heads([self._attend(q, keys, values, sinks, heads, None)]), recent
 
     def banded_attention(self, q: mx.array, kv: mx.array, window: int, sinks: mx.array, heads: Heads) -> mx.array:
         seq, history = q.shape[2], kv.shape[2] - q.shape[2]

@@ -15,7 +15,7 @@ from gptoss_mlx.kernel_check.shapes import random_model
 from gptoss_mlx.kernel_check.timing import Machine
 from gptoss_mlx.kernel_check.trials import Trial
 from gptoss_mlx.model import Model
-from gptoss_mlx.ops import ReferenceOps
+from gptoss_mlx.ops import Heads, ReferenceOps
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass, kernel_class
 from tests.random_checkpoint import tiny_config
 
@@ -26,6 +26,7 @@ OPERATIONS = (
     "norm_qkv_rope",
     "ring_attention",
     "full_attention",
+    "growing_attention",
     "banded_attention",
     "linear_residual",
     "norm_router",
@@ -110,6 +111,9 @@ class SimulatedOps(ReferenceOps):
         self.device = device
         self.enabled = enabled
 
+    def keeps_recent(self, heads: Heads, dtype: mx.Dtype, most_keys: int) -> bool:
+        return kernel_class("full_attention", most_keys) in self.enabled
+
     def run(self, name: str, arguments: tuple[Any, ...]) -> Any:
         results = getattr(ReferenceOps, name)(self, *arguments)
         kernel = class_of(name, arguments)
@@ -143,7 +147,9 @@ def class_of(name: str, arguments: tuple[Any, ...]) -> KernelClass | None:
         case "full_attention" if first.shape[2] > 1:
             return kernel_class("causal_attention", first.shape[2])
         case "full_attention":
-            return kernel_class(name, arguments[2].most)
+            return None
+        case "growing_attention":
+            return kernel_class("full_attention", arguments[3].most + 1)
         case "banded_attention":
             return kernel_class(name, first.shape[2])
         case "expert_gate_up" | "expert_down" if arguments[1].tokens > 1:

@@ -71,7 +71,8 @@ def test_the_next_call_s_inputs_are_the_same_values_and_wait_for_every_result(ke
     following = case.next_inputs(case.inputs, results)
     assert [(x.shape, x.dtype) for x in following] == [(x.shape, x.dtype) for x in case.inputs]
     same = [mx.array_equal(x, y).item() for x, y in zip(following, case.inputs, strict=True)]
-    assert all(same) if kernel.op != "ring_attention" else same == [True, True, False]
+    # What such a layer keeps comes back with one more token in it.
+    assert same == [True] * (len(same) - 1) + [kernel.op not in ("ring_attention", "full_attention")]
 
 
 def test_a_result_that_is_not_finite_does_not_reach_the_next_input():

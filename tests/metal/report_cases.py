@@ -12,6 +12,7 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from gptoss_mlx.cache import RECENT_TOKENS
 from gptoss_mlx.metal import (
     expert_down,
     expert_gate_up,
@@ -71,7 +72,8 @@ def decode_cases() -> list[Case]:
     cases.append(Case("ring_attention", "64 heads on 8, 128 keys", ("ring",), _ring, "sdpa_vector 128"))
     for keys in (512, 8192):
         shape = f"64 heads on 8, {keys:,} keys"
-        cases.append(Case("full_attention", shape, ("kv",), partial(_full, keys), f"sdpa_vector {keys}"))
+        once = ("rows", "body", "recent")
+        cases.append(Case("full_attention", shape, once, partial(_full, keys), f"sdpa_vector {keys}"))
     for bits, stored in (("bfloat16", (16, 0)), ("8 bits", (8, 64)), ("6 bits", (6, 64)), ("4 bits", (4, 64))):
         shape = f"{HIDDEN} x 4096, {bits}"
         cases.append(Case("linear_residual", shape, _WEIGHTS, partial(_output, stored)))
@@ -150,9 +152,15 @@ def _ring() -> None:
 
 
 def _full(keys: int) -> None:
-    q, kv = random_array(_rng(), 1, 64, 1, 64), random_array(_rng(), 1, 16, keys, 64)
-    length = mx.array(keys, dtype=mx.int32)
-    mx.eval(full_attention.launch(q, kv, length, random_array(_rng(), 64), HEADS, most_keys=keys))
+    # The recent rows, of which the token's own are the last, are full.
+    flushed = keys - RECENT_TOKENS
+    q, rows, body, recent = (
+        random_array(_rng(), 1, heads, slots, 64)
+        for heads, slots in ((64, 1), (16, 1), (16, flushed), (16, RECENT_TOKENS))
+    )
+    numbers = mx.array(keys - 1, dtype=mx.int32), mx.array(flushed, dtype=mx.int32)
+    sinks = random_array(_rng(), 64)
+    mx.eval(*full_attention.launch(q, rows, body, recent, *numbers, sinks, HEADS, most_keys=keys))
 
 
 def _tile(tokens: int, window: int | None, length: int | None = None) -> None:

@@ -70,9 +70,13 @@ def _ring_attention() -> list[mx.array]:
 
 
 def _full_attention(splits: int) -> list[mx.array]:
-    q, kv = random_array(_rng(), 1, 16, 1, 64), random_array(_rng(), 1, 4, 320, 64)
-    sinks = random_array(_rng(), 16)
-    return [full_attention.launch(q, kv, _number(301), sinks, HEADS, most_keys=320, splits=splits)]
+    q, rows, body, recent = (
+        random_array(_rng(), 1, heads, keys, 64) for heads, keys in ((16, 1), (4, 1), (4, 256), (4, 128))
+    )
+    position, flushed, sinks = _number(301), _number(250), random_array(_rng(), 16)
+    return list(
+        full_attention.launch(q, rows, body, recent, position, flushed, sinks, HEADS, most_keys=320, splits=splits)
+    )
 
 
 def _tile_attention() -> list[mx.array]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gptoss_mlx.cache import RECENT_TOKENS
 from gptoss_mlx.generate import Generation
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import POCKET_FOLDER
@@ -42,7 +43,7 @@ def model() -> Model:
     return load_model(POCKET_FOLDER)
 
 
-def generate(model: Model, ops: Ops, prompt: list[int], *, chunk: int) -> list[int]:
+def generate(model: Model, ops: Ops, prompt: list[int], *, chunk: int, decoded: int = DECODED) -> list[int]:
     """The next tokens after `prompt`, each the most probable."""
     with use_ops(ops):
         generation = Generation(
@@ -50,7 +51,7 @@ def generate(model: Model, ops: Ops, prompt: list[int], *, chunk: int) -> list[i
         )
         for _ in generation.prefill(prompt):
             pass
-        return [generation.next_step().token for _ in range(DECODED)]
+        return [generation.next_step().token for _ in range(decoded)]
 
 
 def prompt_of(length: int) -> list[int]:
@@ -79,3 +80,10 @@ def test_so_it_does_when_tokens_are_read_a_few_at_a_time(model: Model):
     with simulated(checks=False):
         tokens = generate(model, KernelOps(), prompt, chunk=5)
     assert tokens == generate(model, ReferenceOps(), prompt, chunk=512)
+
+
+def test_so_it_does_when_its_recent_rows_have_gone_into_the_body(model: Model):
+    prompt, decoded = prompt_of(20), RECENT_TOKENS + 12
+    with simulated(checks=False):
+        tokens = generate(model, KernelOps(), prompt, chunk=512, decoded=decoded)
+    assert tokens == generate(model, ReferenceOps(), prompt, chunk=512, decoded=decoded)

@@ -1,6 +1,8 @@
 """The KV cache: every way of reading, going back and reading on gives what a cold model gives."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_mlx.cache import GROWTH_TOKENS, FullLayerCache, KVCache, SlidingLayerCache, Snapshot
+from gptoss_mlx import cache as cache_module
+from gptoss_mlx.cache import GROWTH_TOKENS, RECENT_TOKENS, FullLayerCache, KVCache, SlidingLayerCache, Snapshot
 from gptoss_mlx.config import PRESETS, ModelConfig
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.model import Model
+from gptoss_mlx.ops import GrowingKV, Heads, Ops, ReferenceOps, use_ops
 from gptoss_mlx.weights import load_model
 from tests.random_checkpoint import random_checkpoint, tiny_config
 from tests.tolerances import relative_errors
@@ -25,6 +29,31 @@ WINDOW = 8
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder: Path = tmp_path_factory.mktemp("window")
     return load_model(random_checkpoint(folder, seed=5, sliding_window=WINDOW, num_hidden_layers=4), dtype=mx.float32)
+
+
+class RecentOps(ReferenceOps):
+    """The reference, whose full layers keep their most recent rows apart while single tokens are read."""
+
+    def keeps_recent(self, heads: Heads, dtype: mx.Dtype, most_keys: int) -> bool:
+        return True
+
+
+class SometimesRecentOps(ReferenceOps):
+    """The same for some lengths only."""
+
+    def keeps_recent(self, heads: Heads, dtype: mx.Dtype, most_keys: int) -> bool:
+        return most_keys % 7 > 2
+
+
+@contextmanager
+def few_recent_rows(ops: Ops) -> Iterator[None]:
+    """Has `ops` compute until the block ends, and recent rows be so few that they are full after a few tokens."""
+    with pytest.MonkeyPatch.context() as patch, use_ops(ops):
+        patch.setattr(cache_module, "RECENT_TOKENS", 5)
+        yield
+
+
+OPS = [ReferenceOps(), RecentOps(), SometimesRecentOps()]
 
 
 def read(model: Model, cache: KVCache, tokens: list[int]) -> np.ndarray:
@@ -78,6 +107,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("read"), st.integers(1, 20)),
         st.tuples(st.just("read"), st.just(1)),
+        st.tuples(st.just("decode"), st.integers(1, 12)),
         st.tuples(st.just("snapshot"), st.just(0)),
         st.tuples(st.just("restore"), st.integers(0, 5)),
         st.tuples(st.just("trim"), st.integers(0, 12)),
@@ -87,10 +117,11 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.parametrize("ops", OPS, ids=lambda ops: type(ops).__name__)
 @given(steps=STEPS, seed=st.integers(0, 2**16))
 @settings(max_examples=60, deadline=None)
 def test_any_mix_of_reading_and_going_back_equals_a_cold_model(
-    model: Model, steps: list[tuple[str, int]], seed: int
+    ops: Ops, model: Model, steps: list[tuple[str, int]], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     cache, oracle = model.make_cache(), Oracle()
@@ -100,7 +131,13 @@ def test_any_mix_of_reading_and_going_back_equals_a_cold_model(
         if step == "read":
             tokens = rng.integers(0, 64, number).tolist()
             oracle.read(tokens)
-            found = read(model, cache, tokens)
+            with few_recent_rows(ops):
+                found = read(model, cache, tokens)
+        elif step == "decode":
+            for token in rng.integers(0, 64, number).tolist():
+                oracle.read([token])
+                with few_recent_rows(ops):
+                    found = read(model, cache, [token])
         elif step == "snapshot":
             snapshots.append((cache.snapshot(), oracle.snapshot()))
         elif step == "trim":
@@ -127,16 +164,129 @@ def test_any_mix_of_reading_and_going_back_equals_a_cold_model(
     assert relative_errors(found[-1:], cold).max() < 1e-5
 
 
+@pytest.mark.parametrize("ops", OPS, ids=lambda ops: type(ops).__name__)
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=12))
 @settings(max_examples=30, deadline=None)
-def test_any_chunks_give_the_same_logits(model: Model, cuts: list[int]) -> None:
+def test_any_chunks_give_the_same_logits(ops: Ops, model: Model, cuts: list[int]) -> None:
     tokens = np.random.default_rng(1).integers(0, 64, sum(cuts)).tolist()
     cache = model.make_cache()
-    parts = [
-        read(model, cache, tokens[stop - cut : stop])
-        for cut, stop in zip(cuts, itertools.accumulate(cuts), strict=True)
-    ]
+    with few_recent_rows(ops):
+        parts = [
+            read(model, cache, tokens[stop - cut : stop])
+            for cut, stop in zip(cuts, itertools.accumulate(cuts), strict=True)
+        ]
     assert relative_errors(np.concatenate(parts), read(model, model.make_cache(), tokens)).max() < 1e-5
+
+
+class PlainList:
+    """What a full layer's cache is expected to hold: the number of every position's rows, and what was overwritten."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.there: list[int] = []
+        """`rows`, and behind them what they were cut from, until other rows are written there."""
+
+    def write(self, rows: list[int]) -> None:
+        self.rows = self.there = self.rows + rows
+
+    def cut(self, length: int) -> None:
+        self.rows = self.there[:length]
+
+
+def rows_of(numbers: list[int]) -> mx.array:
+    """Rows that show their numbers in every value, `[1, 2, positions, 2]`; exact in float32."""
+    return mx.broadcast_to(mx.array(numbers, dtype=mx.float32)[None, None, :, None], (1, 2, len(numbers), 2))
+
+
+def numbers_of(rows: mx.array) -> list[int]:
+    values = np.array(rows).astype(int)
+    assert (values == values[:, :1, :, :1]).all()
+    return [int(value) for value in values[0, 0, :, 0]]
+
+
+def held(kv: GrowingKV, position: int) -> list[int]:
+    """The numbers of the positions before `position`."""
+    flushed = kv.flushed.number
+    assert kv.flushed.array.item() == flushed
+    assert flushed <= position < flushed + kv.recent.shape[2]
+    return numbers_of(kv.body[:, :, :flushed]) + numbers_of(kv.recent[:, :, : position - flushed])
+
+
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(1, 400)),
+            st.tuples(st.just("step"), st.integers(1, 300)),
+            st.tuples(st.just("step"), st.integers(1, 5)),
+            st.tuples(st.just("trim"), st.integers(0, 300)),
+            st.tuples(st.just("trim"), st.integers(0, 10)),
+            st.tuples(st.just("snapshot"), st.just(0)),
+            st.tuples(st.just("restore"), st.integers(0, 5)),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_a_full_layer_holds_what_a_plain_list_holds(steps: list[tuple[str, int]]) -> None:
+    cache, expected, fresh = FullLayerCache(), PlainList(), itertools.count(1)
+    snapshots = []
+    for step, number in [*steps, ("step", 2), ("append", 2)]:
+        if step == "append":
+            rows = list(itertools.islice(fresh, number))
+            body = cache.append(rows_of(rows))
+            expected.write(rows)
+            assert numbers_of(body[:, :, : len(expected.rows)]) == expected.rows
+        elif step == "step":
+            for count in range(number):
+                row = next(fresh)
+                kv = cache.growing(rows_of([row]))
+                # Looking at all of it costs more than writing.
+                if count in (0, number - 1):
+                    assert held(kv, cache.offset) == expected.rows
+                slot = cache.offset - kv.flushed.number
+                cache.put_recent(ReferenceOps().write_rows(kv.recent, rows_of([row]), slot))
+                expected.write([row])
+        elif step == "trim":
+            assert cache.can_trim(number) == (number <= len(expected.rows))
+            if cache.can_trim(number):
+                cache.trim(number)
+                expected.cut(len(expected.rows) - number)
+        elif step == "snapshot":
+            snapshots.append((cache.snapshot(), expected.rows))
+        elif snapshots:
+            snapshot, rows = snapshots[number % len(snapshots)]
+            assert cache.can_restore(snapshot) == (expected.there[: len(rows)] == rows)
+            if cache.can_restore(snapshot):
+                cache.restore(snapshot)
+                expected.cut(len(rows))
+        assert cache.offset == len(expected.rows)
+
+
+def test_a_step_copies_nothing_though_kernels_under_way_hold_what_they_read() -> None:
+    cache = FullLayerCache()
+    mx.eval(cache.append(mx.zeros((1, 4, 1 << 16, 16))), cache.append(mx.zeros((1, 4, 1, 16))))
+    rows, body = mx.ones((1, 4, 1, 16)), cache.arrays[0]
+    mx.eval(rows)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    under_way = []
+    for _ in range(RECENT_TOKENS):
+        kv = cache.growing(rows)
+        assert kv.body is body
+        under_way.append(kv)
+        cache.put_recent(ReferenceOps().write_rows(kv.recent, rows, cache.offset - kv.flushed.number))
+        mx.eval(cache.arrays)
+    # The recent rows that are held come to a quarter.
+    assert mx.get_peak_memory() - before < body.nbytes / 2
+    # The next one needs a slot.
+    assert cache.growing(rows).flushed.number == cache.offset
+
+
+def test_recent_rows_cost_what_a_ring_costs() -> None:
+    cache = FullLayerCache()
+    mx.eval(cache.append(mx.zeros((1, 16, 300, 64), dtype=mx.bfloat16)))
+    body, recent, _ = cache.growing(cache.arrays[0])
+    assert [array.nbytes for array in cache.arrays] == [body.nbytes, recent.nbytes] == [1_048_576, 262_144]
 
 
 def test_a_snapshot_costs_the_rings_and_holds_against_later_writes(model: Model) -> None:

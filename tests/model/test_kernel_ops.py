@@ -16,6 +16,7 @@ from gptoss_mlx.ops import (
     KERNEL_CLASSES,
     CpuOps,
     ExpertLinear,
+    GrowingKV,
     Heads,
     KernelClass,
     KernelOps,
@@ -80,6 +81,13 @@ def experts(ops: ReferenceOps, tokens: int) -> mx.array:
     return ops.expert_down(inner, routing, DOWN, normal(1, tokens, HIDDEN, seed=2))
 
 
+def growing(ops: ReferenceOps, body: mx.array, flushed: int, position: int) -> tuple[mx.array, mx.array]:
+    """One token's attention with its rows, whatever the number of tokens."""
+    rows, recent = normal(1, 2 * HEADS.kv, 1, 64, seed=1), normal(1, 2 * HEADS.kv, 128, 64, seed=2)
+    kv = GrowingKV(body, recent, Position.at(flushed))
+    return ops.growing_attention(normal(1, HEADS.query, 1, 64), rows, kv, Position.at(position), SINKS, HEADS)
+
+
 def rotation(tokens: int) -> Rotation:
     angles = normal(tokens, HEADS.dim // 2)
     return Rotation(mx.cos(angles), mx.sin(angles))
@@ -98,6 +106,8 @@ OPERATIONS: dict[str, Any] = {
     "long full_attention": lambda ops, tokens: ops.full_attention(
         normal(1, HEADS.query, tokens, 64), LONG_BUFFER, Position.at(1200), SINKS, HEADS
     ),
+    "growing_attention": lambda ops, tokens: growing(ops, BUFFER, 100, 131 + tokens),
+    "long growing_attention": lambda ops, tokens: growing(ops, LONG_BUFFER, 1100, 1160 + tokens),
     "banded_attention": lambda ops, tokens: ops.banded_attention(
         normal(1, HEADS.query, tokens, 64), mx.contiguous(BUFFER[:, :, : 31 + tokens]), 32, SINKS, HEADS
     ),
@@ -128,8 +138,10 @@ GROUPED = ["pick_experts", "route_pairs", "grouped_gate_up", "grouped_down", "co
 LAUNCHES = {
     "norm_qkv_rope": (["norm_qkv_rope"], []),
     "quantised norm_qkv_rope": (["norm_qkv_rope"], []),
-    "full_attention": (["full_attention"], ["tile_attention"]),
-    "long full_attention": (["full_attention", "merge_attention"], ["tile_attention", "merge_attention"]),
+    "full_attention": ([], ["tile_attention"]),
+    "long full_attention": ([], ["tile_attention", "merge_attention"]),
+    "growing_attention": (["full_attention"], ["full_attention"]),
+    "long growing_attention": (["full_attention", "merge_attention"], ["full_attention", "merge_attention"]),
     "banded_attention": ([], ["tile_attention"]),
     "ring_attention": (["ring_attention"], ["ring_attention"]),
     "linear_residual": (["linear_residual"], []),
@@ -170,12 +182,13 @@ def test_nothing_is_launched_that_is_not_enabled(simulator: Simulator, operation
 
 
 def test_classes_are_enabled_by_size() -> None:
-    queries = normal(1, HEADS.query, 1, 64)
+    q, rows = normal(1, HEADS.query, 1, 64), normal(1, 2 * HEADS.kv, 1, 64)
+    kv = GrowingKV(BUFFER, BUFFER, Position.at(0))
     long = KernelOps(frozenset([KernelClass("full_attention", 1024)]))
-    assert [
-        long.runs_kernel("full_attention", queries, BUFFER, Position.at(length), SINKS, HEADS)
-        for length in (1, 1023, 1024, 9999)
-    ] == [False, False, True, True]
+    for length, serves in ((1, False), (1023, False), (1024, True), (9999, True)):
+        assert long.runs_kernel("growing_attention", q, rows, kv, Position.at(length - 1), SINKS, HEADS) == serves
+        assert long.keeps_recent(HEADS, mx.float32, length) == serves
+        assert not long.runs_kernel("full_attention", q, BUFFER, Position.at(length), SINKS, HEADS)
     middle = KernelOps(frozenset([KernelClass("grouped_experts", 32)]))
     assert [
         middle.runs_kernel(
@@ -195,6 +208,8 @@ def test_what_a_kernel_does_not_take_is_left_to_the_reference(simulator: Simulat
     narrow = Heads(query=4, kv=2, dim=32)
     q, kv = normal(1, 4, 1, 32), normal(1, 4, 256, 32)
     mx.eval(KernelOps().full_attention(q, kv, Position.at(40), SINKS, narrow))
+    assert not KernelOps().keeps_recent(narrow, mx.float32, 40)
+    assert not KernelOps().keeps_recent(HEADS, mx.int32, 40)
     assert len(simulator.launches) == before
 
 

@@ -257,7 +257,7 @@ class CountingOps(ReferenceOps):
         self.calls: dict[str, int] = {}
 
     def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_") and name not in ("calls", "recording"):
+        if not name.startswith("_") and name not in ("calls", "recording", "keeps_recent"):
             self.calls[name] = self.calls.get(name, 0) + 1
         return super().__getattribute__(name)
 

@@ -8,9 +8,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.cache import FullLayerCache
+from gptoss_mlx.cache import RECENT_TOKENS, FullLayerCache
 from gptoss_mlx.model import RECORDED_KEYS, Model
-from gptoss_mlx.ops import Heads, Linear, Norm, Ops, Position, Projection, Recording, ReferenceOps, use_ops
+from gptoss_mlx.ops import (
+    GrowingKV,
+    Heads,
+    Linear,
+    Norm,
+    Ops,
+    Position,
+    Projection,
+    Recording,
+    ReferenceOps,
+    use_ops,
+)
 from gptoss_mlx.weights import load_model
 from tests.random_checkpoint import random_checkpoint
 
@@ -34,10 +45,16 @@ class RecordedOps(ReferenceOps):
         self.projections += 1
         return super().norm_qkv_rope(x, norm, qkv, heads, rotation)
 
-    def full_attention(self, q: mx.array, kv: mx.array, length: Position, sinks: mx.array, heads: Heads) -> mx.array:
-        if length.exact:
-            return super().full_attention(q, kv, length, sinks, heads)
-        return self._masked(q, kv, mx.arange(kv.shape[2]) < length.array, sinks, heads)
+    def keeps_recent(self, heads: Heads, dtype: mx.Dtype, most_keys: int) -> bool:
+        return self._recording.full
+
+    def growing_attention(self, q, rows, kv: GrowingKV, position: Position, sinks, heads):
+        if position.exact:
+            return super().growing_attention(q, rows, kv, position, sinks, heads)
+        slots, own = mx.arange(kv.recent.shape[2]), position.array - kv.flushed.array
+        recent = mx.where((slots == own)[:, None], rows, kv.recent)
+        seen = mx.concatenate([mx.arange(kv.body.shape[2]) < kv.flushed.array, slots <= own])
+        return self._masked(q, mx.concatenate([kv.body, recent], axis=2), seen, sinks, heads), recent
 
     def ring_attention(self, q, rows, ring, position: Position, sinks, heads):
         if position.exact:
@@ -83,6 +100,15 @@ def decode(model: Model, ops: Ops, tokens: int, steps: int) -> tuple[list[int], 
 def test_whatever_is_recorded_the_tokens_stay_the_same(model: Model, recording: Recording, tokens: int) -> None:
     expected, logits = decode(model, ReferenceOps(), tokens, 12)
     found, recorded_logits = decode(model, RecordedOps(recording), tokens, 12)
+    assert found == expected
+    np.testing.assert_allclose(recorded_logits, logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=str)
+def test_so_they_do_when_recent_rows_have_gone_into_the_body(model: Model, recording: Recording) -> None:
+    steps = 2 * RECENT_TOKENS + 10
+    expected, logits = decode(model, ReferenceOps(), 20, steps)
+    found, recorded_logits = decode(model, RecordedOps(recording), 20, steps)
     assert found == expected
     np.testing.assert_allclose(recorded_logits, logits, atol=1e-4)
 
