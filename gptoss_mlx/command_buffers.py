@@ -2,15 +2,22 @@
 
 MLX sends a command buffer off after 40 or 50 kernels, or once the arrays that they touch pass a limit that it calls MB
 and counts in values (mlx/backend/metal/device.cpp). A stack of experts counts whole, though a token visits four of
-them, so gpt-oss passes the limit with almost every product of the experts: 27 to 50 buffers a token for the 20b and 75
-for the 120b, as `gptoss bench --graph` counts, each some 20 us of GPU time (mlx#4521, M3 Ultra). Fewer and larger ones
-were measured by others at +5 to +13 % (mlx#4521, vllm-metal#637, mlxcel#353 on M1 Ultra) and at nothing on M5 Max
-(mlxcel#360), hence the chips below.
+them, so gpt-oss passes the limit with almost every product of the experts: 27 to 62 buffers a token for the 20b and 75
+to 93 for the 120b, as `gptoss bench --graph` counts, each some 20 us of GPU time (mlx#4521, M3 Ultra). Fewer and larger
+ones were measured by others at +5 to +13 % (mlx#4521, vllm-metal#637, mlxcel#353 on M1 Ultra, with limits of 1000
+kernels and 2000 "MB") and at nothing on M5 Max (mlxcel#360), hence the chips below.
 
-Not so few as one might like: while decoding, a step is queued before the last one has ended, and MLX writes into a
-full layer's buffer in place only when no kernel under way reads it; else it copies the buffer whole. What keeps the
-host from running ahead so far is that MLX waits while more than ten command buffers are under way (mlx/transforms.cpp,
-MAX_ACTIVE_TASKS): with clearly more than ten a step, a layer's last reader has ended when its next write is queued.
+What a kernel reads and writes stays in memory until its command buffer is done, and MLX fills one more while ten are
+under way. While decoding that is little. But of a prompt, a layer leaves 101 MB for every 512 tokens: with the limits
+above, all of them at once, 2.4 GB for the 20b and 3.6 GB for the 120b. It is not values that tell a prompt from a
+token, but kernels, 25 a layer against 6. So the limit of values is the one above, and that of kernels is such that a
+buffer holds about one layer of a prompt and four of a token.
+
+While decoding, a step is queued before the last one has ended. Where attention is a kernel of ours, that one writes
+into nothing that the last one reads (`cache`). On MLX's own kernels alone, a step is 46 command buffers and more, and a
+layer's last reader has ended when the next write into its body is queued. In between, if `gptoss check` keeps other
+kernels and not that of full attention, seven or eight buffers (20b) are too few for it, and MLX copies the body once a
+token: 24 KB for each token of the context. `GPTOSS_COMMAND_BUFFERS=off` is better there, at long context.
 
 Owns: these limits, and the chip's name without MLX. `GPTOSS_COMMAND_BUFFERS=off` leaves MLX its own.
 """
@@ -24,9 +31,9 @@ from typing import Final
 SWITCH: Final = "GPTOSS_COMMAND_BUFFERS"
 """The environment variable that turns this off, by the value "off"."""
 
-LIMITS: Final[Mapping[str, str]] = {"MLX_MAX_MB_PER_BUFFER": "190"}
-"""What is set: 14 to 38 command buffers a token for the 20b and 38 to 57 for the 120b, by the precision of its
-projections and the length of its context. MLX's limit of kernels stays: a buffer holds about a dozen of ours."""
+LIMITS: Final[Mapping[str, int]] = {"MLX_MAX_OPS_PER_BUFFER": 24, "MLX_MAX_MB_PER_BUFFER": 2000}
+"""What is set: 6 or 7 command buffers a token for the 20b and 10 or 11 for the 120b, and at most 1.2 GB of a prompt's
+results at once; on MLX's own kernels 46 to 49 and 69 to 73, and 1.9 GB."""
 
 GENERATIONS: Final = range(1, 5)
 """The generations of Apple's M chips that gain by it."""
@@ -47,7 +54,7 @@ def set_limits(environment: MutableMapping[str, str] = os.environ, *, chip: str 
         return
     for name, value in LIMITS.items():
         if name not in environment:
-            environment[name] = _set_here[name] = value
+            environment[name] = _set_here[name] = str(value)
 
 
 def environment_without_limits() -> dict[str, str]:

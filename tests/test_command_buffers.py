@@ -7,14 +7,14 @@ import pytest
 
 from gptoss_mlx.command_buffers import LIMITS, SWITCH, apple_chip, set_limits
 
-NAME = "MLX_MAX_MB_PER_BUFFER"
+NAME, OTHER = "MLX_MAX_MB_PER_BUFFER", "MLX_MAX_OPS_PER_BUFFER"
 
 
 @pytest.mark.parametrize("chip", ["Apple M1", "Apple M1 Ultra", "Apple M2 Pro", "Apple M3 Max", "Apple M4 Max"])
 def test_chips_that_gain_get_larger_command_buffers(chip: str):
     environment: dict[str, str] = {}
     set_limits(environment, chip=chip)
-    assert environment == LIMITS
+    assert environment == {name: str(limit) for name, limit in LIMITS.items()}
     assert NAME in LIMITS
 
 
@@ -28,7 +28,7 @@ def test_other_chips_keep_the_limits_of_mlx(chip: str):
 def test_what_the_user_set_stays():
     environment = {NAME: "50"}
     set_limits(environment, chip="Apple M2 Max")
-    assert environment == {NAME: "50"}
+    assert environment == {NAME: "50", OTHER: str(LIMITS[OTHER])}
     switched_off = {SWITCH: "off"}
     set_limits(switched_off, chip="Apple M2 Max")
     assert switched_off == {SWITCH: "off"}
@@ -53,7 +53,7 @@ ctypes.CDLL = lambda name: System()
 
 def test_importing_the_package_is_enough_and_comes_before_mlx():
     code = "import gptoss_mlx; print(os.environ.get('MLX_MAX_MB_PER_BUFFER'), 'mlx.core' in sys.modules)"
-    assert run(PRETEND + code).split() == [LIMITS[NAME], "False"]
+    assert run(PRETEND + code).split() == [str(LIMITS[NAME]), "False"]
 
 
 def test_a_process_that_has_mlx_already_is_left_alone():

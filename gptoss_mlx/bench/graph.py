@@ -58,6 +58,9 @@ STARTS: Final = frozenset(("DynamicSlice", "DynamicSliceUpdate"))
 SPLIT_FROM_KEYS: Final = 1024
 """From this many keys on, MLX's attention of one token is two kernels."""
 
+UNDER_WAY: Final = 10
+"""Command buffers that may be under way before MLX waits for one (MAX_ACTIVE_TASKS in mlx/transforms.cpp)."""
+
 MAKES_SDPA: Final = "scaled_dot_product_attention"
 
 _KERNEL_NAME: Final = re.compile(r"custom_kernel_(.+?)__")
@@ -77,6 +80,8 @@ class Node:
     """Dispatches on the longest way from an input of the step to here, its own included."""
     touched: tuple[tuple[str, int], ...] = ()
     """The memory that it reads and writes: a name for each piece, and how many values of it."""
+    made_bytes: int = 0
+    """Bytes of its results, unless they are views."""
 
 
 @dataclass
@@ -103,24 +108,36 @@ class Graph:
             counts[node.name] += node.dispatches
         return {name: count for name, count in counts.most_common() if count}
 
-    def command_buffers(self, most_kernels: int, most_mb: int) -> int:
-        """Command buffers that MLX would put the step into, under limits like these.
+    def command_buffers(self, most_kernels: int, most_mb: int) -> list[list[Node]]:
+        """The command buffers that MLX would put the step into, under limits like these.
 
         It sends one off once it holds more than `most_kernels`, or its kernels touch more than `most_mb` times 2^20
         values, each array counted once a buffer (CommandEncoder in mlx/backend/metal/device.cpp).
         """
-        buffers = kernels = values = 0
+        buffers: list[list[Node]] = [[]]
+        kernels = values = 0
         seen: set[str] = set()
         for node in self.nodes:
             if not node.dispatches:
                 continue
+            buffers[-1].append(node)
             kernels += node.dispatches
             values += sum(count for name, count in dict(node.touched).items() if name not in seen)
             seen.update(name for name, _ in node.touched)
             if kernels > most_kernels or values >> 20 > most_mb:
-                buffers, kernels, values = buffers + 1, 0, 0
+                buffers.append([])
+                kernels = values = 0
                 seen.clear()
-        return buffers + (kernels > 0)
+        return [buffer for buffer in buffers if buffer]
+
+    def held_bytes(self, most_kernels: int, most_mb: int) -> int:
+        """The most bytes of results that MLX can hold at once while a GPU falls behind, under limits like these.
+
+        What a kernel reads and writes is held until its command buffer is done, and MLX fills another one while
+        `UNDER_WAY` are not. Results that are written over their inputs are counted as if they were not.
+        """
+        made = [sum(node.made_bytes for node in buffer) for buffer in self.command_buffers(most_kernels, most_mb)]
+        return max(sum(made[start : start + UNDER_WAY + 1]) for start in range(len(made)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +149,8 @@ class Count:
     """For each kind of layer: dispatches, and by how much one more layer lengthens the chain."""
 
 
-def trace(step: Callable[[mx.array], Sequence[mx.array]], ops: Ops | None = None) -> Graph:
-    """The graph of `step` of one token `[1, 1]`, computed by `ops` (default: every kernel of ours)."""
+def trace(step: Callable[[mx.array], Sequence[mx.array]], ops: Ops | None = None, *, tokens: int = 1) -> Graph:
+    """The graph of `step` of `[1, tokens]`, computed by `ops` (default: every kernel of ours)."""
     graph, tracer = Graph(), _Tracer()
 
     def take(event: Mapping[str, Any]) -> None:
@@ -142,7 +159,7 @@ def trace(step: Callable[[mx.array], Sequence[mx.array]], ops: Ops | None = None
 
     with use_ops(ops or KernelOps(records=False)), single_nodes(_traced_node, compiled=True):
         # In the dtype in which a step's token is the next one's input.
-        mx.export_function(take, lambda token: list(step(token)), mx.zeros((1, 1), dtype=mx.uint32))
+        mx.export_function(take, lambda token: list(step(token)), mx.zeros((1, tokens), dtype=mx.uint32))
     return graph
 
 
@@ -262,7 +279,8 @@ class _Tracer:
             owner = self._owner(inputs[0][0])
             self._owners.update((array[0], owner) for array in outputs)
         touched = tuple((self._owner(array[0]), prod(array[1])) for array in (*inputs, *outputs))
-        return Node(name, dispatches, depth, touched)
+        made_bytes = sum(prod(shape) * dtype.size for _, shape, dtype in outputs) if dispatches else 0
+        return Node(name, dispatches, depth, touched, made_bytes)
 
     def _owner(self, name: str) -> str:
         return self._owners.get(name, name)

@@ -52,8 +52,8 @@ def make_graph_report(
                 kind: {"dispatches": dispatches, "chain": chain} for kind, (dispatches, chain) in counted.layers.items()
             },
             # Of Max and Ultra chips; and with ours, on chips where those are set (command_buffers).
-            "command_buffers": counted.whole.command_buffers(50, 50),
-            "command_buffers_raised": counted.whole.command_buffers(50, int(LIMITS["MLX_MAX_MB_PER_BUFFER"])),
+            "command_buffers": len(counted.whole.command_buffers(50, 50)),
+            "command_buffers_raised": len(counted.whole.command_buffers(*LIMITS.values())),
             "dispatches_by_kind": counted.whole.by_name,
             "build_seconds": seconds,
         }

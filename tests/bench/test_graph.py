@@ -1,22 +1,27 @@
 """What a decode step asks of a GPU, counted: few dispatches, no copies, at real shapes without their weights."""
 
+import functools
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
 
 from gptoss_mlx.bench.build_time import build_times
-from gptoss_mlx.bench.graph import Count, count, trace
+from gptoss_mlx.bench.graph import UNDER_WAY, Count, count, trace
 from gptoss_mlx.bench.graph_report import find_shape, graph_table_lines, make_graph_report
-from gptoss_mlx.bench.shapes import MlxLmStep, OurStep, Shape, Stepping
+from gptoss_mlx.bench.shapes import MlxLmStep, OurStep, Shape, Stepping, make_model
+from gptoss_mlx.cache import KVCache
 from gptoss_mlx.command_buffers import LIMITS
 from gptoss_mlx.config import PRESETS
+from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ModelNotFound, UsageError
+from gptoss_mlx.generate import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.metal.attention_launch import SPLIT_FROM_KEYS
-from gptoss_mlx.ops import ReferenceOps
+from gptoss_mlx.ops import ReferenceOps, reference
 
 LAYERS = {"20b": 24, "120b": 36, "pocket": 4}
 MOST_DISPATCHES = {"20b": 174, "120b": 258}
@@ -69,25 +74,53 @@ def test_mlx_lm_is_counted_as_it_was_counted_by_hand(bits: int | None, a_layer: 
 
 
 @pytest.mark.parametrize("bits", [None, 8, 6, 4])
-@pytest.mark.parametrize("model", ["20b", "120b"])
+@pytest.mark.parametrize(("model", "most"), [("20b", 7), ("120b", 11)])
 @pytest.mark.parametrize("position", [100, 2000, 130_000])
-def test_raised_limits_make_fewer_command_buffers_but_clearly_more_than_ten(
-    model: str, bits: int | None, position: int
-) -> None:
+def test_raised_limits_make_few_command_buffers(model: str, most: int, bits: int | None, position: int) -> None:
     graph = trace(OurStep(shape_of(model, bits), position).step)
-    raised = graph.command_buffers(50, int(LIMITS["MLX_MAX_MB_PER_BUFFER"]))
-    # With ten and fewer, MLX would queue a write before the last reader is done, and copy the buffer.
-    assert 14 <= raised < graph.command_buffers(50, 50)
+    assert len(graph.command_buffers(*LIMITS.values())) <= most < len(graph.command_buffers(50, 50)) / 3
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the reference compute as it does on a GPU, where nothing is made a float32 first."""
+    monkeypatch.setattr(reference, "this_device", lambda: replace(this_device(), gpu=True))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize("model", ["20b", "120b"])
+def test_raised_limits_hold_a_few_layers_of_a_prompt_at_once_and_not_all(model: str, bits: int | None) -> None:
+    shape = shape_of(model, bits)
+    chunk = trace(lambda tokens: [make_model(shape).read(tokens, KVCache(shape.config))], tokens=PREFILL_CHUNK_TOKENS)
+    in_all = sum(node.made_bytes for node in chunk.nodes)
+    assert in_all / LAYERS[model] == pytest.approx(101e6, rel=0.1)
+    # Limits that others measured while decoding hold a whole chunk.
+    assert chunk.held_bytes(1000, 2000) > 0.99 * in_all
+    assert chunk.held_bytes(*LIMITS.values()) < 1.2e9
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("model", ["20b", "120b"])
+def test_on_mlx_s_kernels_a_step_is_clearly_more_command_buffers_than_may_be_under_way(model: str) -> None:
+    # With as many and fewer, MLX would queue a write into a body before its last reader is done, and copy it.
+    graph = trace(OurStep(shape_of(model), 500).step, ReferenceOps())
+    assert "SliceUpdate" in graph.by_name
+    assert len(graph.command_buffers(*LIMITS.values())) > 4 * UNDER_WAY
 
 
 def test_command_buffers_are_counted_as_mlx_sends_them_off() -> None:
     pytest.importorskip("mlx_lm")
     # As simulated before from its source: 50 and 110; with both limits raised 2 and 9 to 10.
     found = [trace(MlxLmStep(shape_of(model), 500).step) for model in ("20b", "120b")]
-    assert [graph.command_buffers(50, 50) for graph in found] == [51, 111]
-    assert [graph.command_buffers(1000, 2000) for graph in found] == [3, 10]
-    chain = trace(lambda t: [mx.exp(mx.exp(mx.exp(mx.exp(t))))], ReferenceOps())
-    assert [chain.command_buffers(kernels, 50) for kernels in (0, 1, 2, 4, 5)] == [5, 3, 2, 1, 1]
+    assert [len(graph.command_buffers(50, 50)) for graph in found] == [51, 111]
+    assert [len(graph.command_buffers(1000, 2000)) for graph in found] == [3, 10]
+    chain = trace(lambda t: [mx.exp(mx.exp(mx.exp(mx.exp(t))))], ReferenceOps(), tokens=50)
+    assert [len(chain.command_buffers(kernels, 50)) for kernels in (0, 1, 2, 4, 5)] == [5, 3, 2, 1, 1]
+    # The token is made a float first: five results of 200 bytes.
+    assert [chain.held_bytes(kernels, 50) for kernels in (0, 5)] == [1000, 1000]
+    long = trace(lambda t: [functools.reduce(lambda x, _: mx.exp(x), range(29), t)], ReferenceOps(), tokens=50)
+    assert [long.held_bytes(kernels, 50) for kernels in (0, 1, 100)] == [11 * 200, 22 * 200, 30 * 200]
 
 
 def test_no_weights_are_made() -> None:
