@@ -19,7 +19,7 @@ from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
 
 RECORDED_KEYS: Final = GROWTH_TOKENS
-"""Lengths that share a recorded step: up to a multiple of this, as the cache's buffers grow."""
+"""Lengths that share a recorded step: up to a multiple of this, as a full layer's body grows."""
 
 RECORDED_STEPS: Final = 4
 """Recorded steps that are kept: for tokens and for logits, of this length and of another conversation's."""

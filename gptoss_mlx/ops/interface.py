@@ -80,7 +80,9 @@ class Recording(NamedTuple):
     """Which attention of one token `mx.compile` may record once and replay for every position; all else, it may."""
 
     ring: bool
+    """`ring_attention`."""
     full: bool
+    """`growing_attention`."""
 
 
 class Ops(Protocol):

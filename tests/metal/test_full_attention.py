@@ -212,8 +212,9 @@ def test_refuses_more_splits_than_can_be_merged() -> None:
 
 def test_refuses_arrays_of_another_dtype_and_more_than_one_token() -> None:
     parts, pair = make_parts(POCKET, 20, 3), make_case(POCKET, 20, seq=2)
-    arrays = [parts.case.q, parts.rows, parts.body, parts.recent]
-    for index in (1, 2, 3):
-        changed = [array.astype(mx.float16) if at == index else array for at, array in enumerate(arrays)]
-        assert not full_attention.fits(*changed, POCKET)
-    assert not full_attention.fits(pair.q, *arrays[1:], POCKET)
+    q, rows, body, recent = parts.case.q, parts.rows, parts.body, parts.recent
+    half = mx.float16
+    assert not full_attention.fits(q, rows.astype(half), body, recent, POCKET)
+    assert not full_attention.fits(q, rows, body.astype(half), recent, POCKET)
+    assert not full_attention.fits(q, rows, body, recent.astype(half), POCKET)
+    assert not full_attention.fits(pair.q, rows, body, recent, POCKET)

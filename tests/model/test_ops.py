@@ -12,6 +12,7 @@ from gptoss_mlx.mxfp4 import dequantize
 from gptoss_mlx.ops import (
     SORT_FROM_PAIRS,
     ExpertLinear,
+    GrowingKV,
     Heads,
     Linear,
     Norm,
@@ -126,6 +127,26 @@ def test_ring_attention(ops: Ops, position: int) -> None:
     expected = reference.attention(q[0].transpose(1, 0, 2).astype(np.float64), keys, values, sinks, window)
     assert_close(out[0], expected.reshape(1, -1))
     np.testing.assert_array_equal(np.array(written[0, :, position % window]), history[0, :, -1])
+
+
+@pytest.mark.parametrize("flushed", [0, 1, 127, 300])
+@pytest.mark.parametrize("filled", [1, 2, 31, 32])
+def test_growing_attention(ops: Ops, flushed: int, filled: int) -> None:
+    position, slots = flushed + filled - 1, 32
+    history = normal(1, 4, position + 1, 16)
+    body, recent = np.full((1, 4, 512, 16), 1e4, np.float32), np.full((1, 4, slots, 16), 1e4, np.float32)
+    body[:, :, :flushed] = history[:, :, :flushed]
+    recent[:, :, : filled - 1] = history[:, :, flushed:position]
+    q, sinks = normal(1, 6, 1, 16, seed=1), normal(6, seed=2)
+    kv = GrowingKV(mx.array(body), mx.array(recent), Position.at(flushed))
+    rows = mx.array(history[:, :, -1:])
+    out, written = ops.growing_attention(mx.array(q), rows, kv, Position.at(position), mx.array(sinks), HEADS)
+    keys, values = history[0, :2].transpose(1, 0, 2), history[0, 2:].transpose(1, 0, 2)
+    expected = reference.attention(q[0].transpose(1, 0, 2).astype(np.float64), keys, values, sinks, None)
+    assert_close(out[0], expected.reshape(1, -1))
+    recent[:, :, filled - 1] = history[:, :, -1]
+    np.testing.assert_array_equal(np.array(written), recent)
+    assert not ops.keeps_recent(HEADS, mx.float32, position + 1)
 
 
 @pytest.mark.parametrize("sink", [-30.0, 0.0, 30.0])
