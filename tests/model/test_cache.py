@@ -367,6 +367,22 @@ def test_a_small_step_back_does_not_hide_a_larger_one_before_it(model: Model) ->
     assert cache.can_restore(early)
 
 
+def test_nor_does_a_small_step_back_hide_a_larger_one_after_it(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, list(range(3)))
+    early = cache.snapshot()
+    read(model, cache, [1] * 3)
+    late = cache.snapshot()
+    read(model, cache, [1, 2])
+    cache.trim(1)
+    read(model, cache, [3])
+    assert cache.can_restore(late)
+    cache.restore(early)
+    read(model, cache, [4])
+    assert not cache.can_restore(late)
+    assert cache.can_restore(early)
+
+
 @pytest.mark.parametrize(("tokens", "capacity"), [(1, 256), (255, 256), (256, 256), (257, 512), (600, 768)])
 def test_full_layers_grow_in_steps_and_rings_never(tokens: int, capacity: int) -> None:
     full, sliding = FullLayerCache(), SlidingLayerCache(128)
