@@ -15,7 +15,8 @@ _kernel = Kernel(
     + """
 grouped_down<T, TILE_ROWS, K, ROWS>(
     inner, tiles, blocks, scales, bias, outputs, x_tile, scale_tile, sources,
-    threadgroup_position_in_grid.xy, thread_index_in_threadgroup, simdgroup_index_in_threadgroup, thread_index_in_simdgroup);
+    threadgroup_position_in_grid.xy, thread_index_in_threadgroup, simdgroup_index_in_threadgroup,
+    thread_index_in_simdgroup);
 """,
 )
 

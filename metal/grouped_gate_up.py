@@ -15,7 +15,8 @@ _kernel = Kernel(
     + """
 grouped_gate_up<T, TILE_ROWS, CHOICES, K, ROWS>(
     x, order, tiles, blocks, scales, bias, limit, alpha, inner, x_tile, scale_tile, sources,
-    threadgroup_position_in_grid.xy, thread_index_in_threadgroup, simdgroup_index_in_threadgroup, thread_index_in_simdgroup);
+    threadgroup_position_in_grid.xy, thread_index_in_threadgroup, simdgroup_index_in_threadgroup,
+    thread_index_in_simdgroup);
 """,
 )
 

@@ -21,17 +21,17 @@
 //                | index 0 | index 1 | index 2 | index 3 | index 4 | index 5 | index 6 | index 7 |
 //                  f 0..31   f 0..31   ...
 //
-// The codes of the next step are loaded before those of this one are multiplied. The last step is as short as
-// it can be: with one octet of k a lane instead of four up to 64 k, with two up to 128 (K = 2880 leaves 64). Lanes whose
+// The codes of the next step are loaded before those of this one are multiplied. The last step is as short as it
+// can be: with one octet of k a lane instead of four up to 64 k, with two up to 128 (K = 2880 leaves 64). Lanes whose
 // codes would lie beyond K bring zeros.
 //
 // Threadgroup memory
 //
-//     x_tile       up to 8 KiB: a step of 16 pairs (8 for float). A taller tile has one such part after the other take
-//                  its place, while the codes stay in registers. Units of 16 bytes lie in the order in which lanes read
-//                  them: of each eight pairs, unit u of groups 0, 2, 4, 6 as 32 lanes hold them, then of groups 1, 3,
-//                  5, 7, then unit u + 1. Within these 32, lane l is at l ^ (2 u + odd) % 8: reads and writes of eight
-//                  neighbouring lanes meet in no bank (in writes of float, two by two)
+//     x_tile       up to 8 KiB: a step of 16 pairs (8 for float). Of a taller tile one such part after the other takes
+//                  its place, while the codes stay in registers and are decoded again. Units of 16 bytes lie in the
+//                  order in which lanes read them: of each eight pairs, unit u of groups 0, 2, 4, 6 as 32 lanes hold
+//                  them, then of groups 1, 3, 5, 7, then unit u + 1. Within these 32, lane l is at l ^ (2 u + odd) % 8:
+//                  reads of eight neighbouring lanes meet in no bank, nor do writes of a whole step (of float, twice)
 //     scale_tile   64 rows of K / 32 bytes, as in device memory; loaded once, before the first step
 //     sources      the row of x of each pair
 //
@@ -81,8 +81,8 @@ constexpr int scale_tile_words(int k) {
     return TILE_COLUMNS * (k / 32) / 16;
 }
 
-// Where x_tile has unit `unit` of those that the lanes of one element hold: of the pairs 8 m .. 8 m + 7, of groups 0, 2,
-// 4, 6 (odd 0) or 1, 3, 5, 7 (odd 1). A group is `units` long in this step.
+// Where x_tile has what `lane` holds as unit `unit` of pairs 8 m .. 8 m + 7, of groups 0, 2, 4, 6 (odd 0) or 1, 3, 5, 7
+// (odd 1). A lane's group has `units` units in this step.
 inline uint x_place(uint m, uint unit, uint odd, uint units, uint lane) {
     const uint element = unit * 2 + odd;
     return (m * units * 2 + element) * 32 + (lane ^ element % 8);
@@ -134,8 +134,20 @@ void stage_scales(
     }
 }
 
-// A lane's codes of one step: [n][h] those of row 8 n + column + h of the simdgroup's 16. Of a shorter step, the words
-// over and over: see multiply_step.
+// OCTETS words, over and over.
+template <int OCTETS>
+inline uint4 load_words(const device uint* from) {
+    if (OCTETS == 4) {
+        return *reinterpret_cast<const device uint4*>(from);
+    }
+    if (OCTETS == 2) {
+        const uint2 words = *reinterpret_cast<const device uint2*>(from);
+        return words.xyxy;
+    }
+    return uint4(*from);
+}
+
+// A lane's codes of one step: [n][h] those of row 8 n + column + h of the simdgroup's 16.
 struct StepCodes {
     uint4 words[2][2];
 };
@@ -150,17 +162,7 @@ inline StepCodes load_step(const device uint* blocks, uint k, Place place) {
         #pragma unroll
         for (uint h = 0; h < 2; h++) {
             const device uint* from = blocks + (n * 8 + place.column + h) * (K / 8) + own_k / 8;
-            uint4 words = uint4(0);
-            if (own_k >= uint(K)) {
-                // Nothing of the row is the lane's.
-            } else if (OCTETS == 4) {
-                words = *reinterpret_cast<const device uint4*>(from);
-            } else if (OCTETS == 2) {
-                words = reinterpret_cast<const device uint2*>(from)->xyxy;
-            } else {
-                words = uint4(*from);
-            }
-            codes.words[n][h] = words;
+            codes.words[n][h] = own_k < uint(K) ? load_words<OCTETS>(from) : uint4(0);
         }
     }
     return codes;
@@ -201,7 +203,8 @@ void multiply_step(
                 const CodeOctet values = code_octet(codes.words[n][h].x);
                 weights[n][h][0] = values.low * scales[2 * n + h];
                 weights[n][h][1] = values.high * scales[2 * n + h];
-                // The next octet's word comes to the front: a register cannot be picked by a number.
+                // The next octet's word comes to the front, since a register cannot be picked by a number. After OCTETS
+                // turns all is as before, for load_words repeats a shorter step's.
                 codes.words[n][h] = codes.words[n][h].yzwx;
             }
         }
