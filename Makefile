@@ -1,7 +1,7 @@
 # Every target works on a bare machine: the first one that needs it makes .venv and installs into it.
 # Linux: Python 3.11 with pip. macOS: Python >= 3.11, or uv.
 .DELETE_ON_ERROR:
-.PHONY: chat test check check-all lint types contracts fmt bench kernel-report evaluate precision train-pocket clean help
+.PHONY: chat test test-slow check check-all lint types contracts fmt bench kernel-report evaluate precision train-pocket clean help
 
 BIN := .venv/bin
 RUN_STAMP := .venv/.installed
@@ -17,6 +17,9 @@ chat: $(RUN_STAMP)  ## talk to the pocket model (or MODEL=folder)
 test: $(DEV_STAMP)  ## the tests, under 8 minutes on two cores
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
+test-slow: $(DEV_STAMP)  ## the tests that take minutes: widest shapes, hundreds of answers, random kills
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+
 check: lint types contracts  ## ruff, mypy, pyright, import contracts
 
 lint: $(DEV_STAMP)
@@ -30,8 +33,7 @@ types: $(DEV_STAMP)
 contracts: $(DEV_STAMP)
 	$(BIN)/lint-imports
 
-check-all: check $(DEV_STAMP)  ## everything, with the slow tests
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+check-all: check test test-slow  ## everything
 
 fmt: $(DEV_STAMP)  ## format and sort imports
 	$(BIN)/ruff check --fix .

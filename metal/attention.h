@@ -6,9 +6,7 @@
 //     scores[row][key] = sum over dim of  q[row][dim] * k[key][dim]
 //     sums[row][dim]  += sum over key of  2^(scores[row][key] - peak[row]) * v[key][dim]
 //
-// A lane holds two neighbouring elements of an 8x8 matrix. Which ones, Apple does not say; MLX's own kernels rely on
-//
-//     lane bits 43210     row = 4 * bit4 + 2 * bit2 + bit1     column = 4 * bit3 + 2 * bit0, and the next one
+// A lane holds two neighbouring elements of an 8x8 matrix: (row, column) and (row, column + 1), as octets.h says.
 //
 // A product does not mind the order of the dims it sums over, nor an output the order of its columns, as long as both
 // sides agree. So matrix f of the eight that make up 64 dims takes the dims that make a lane's share of all eight one
@@ -24,9 +22,7 @@
 // of scores; `peak` is in the same unit. A key that a row does not see has weight 0 by a choice between values, never
 // by arithmetic with infinities; since 0 * NaN is NaN, its value must still be a number: that of a position that
 // counts, or zeros. A row that has seen no key has peak LOWEST, total 0 and sums 0.
-#include <metal_simdgroup_matrix>
-#include <metal_stdlib>
-using namespace metal;
+#include "octets.h"
 
 constant constexpr int HEAD_DIM = 64;
 constant constexpr int STEP_KEYS = 16;                  // keys that a simdgroup takes in one step
@@ -35,12 +31,6 @@ constant constexpr int PARTIAL_FLOATS = HEAD_DIM + 4;   // what a split leaves: 
 constant constexpr float LOG2_E = 1.44269504f;
 constant constexpr float SCALE = 0.125f * LOG2_E;       // 1 / sqrt(HEAD_DIM), for exp2
 constant constexpr float LOWEST = -3.0e38f;             // below any score, and finite
-
-// Eight neighbouring values as they lie in memory.
-template <typename T>
-struct Octet {
-    uint4 words[sizeof(T) / 2];
-};
 
 // uint4 in a row of HEAD_DIM values.
 template <typename T>
@@ -74,21 +64,6 @@ inline Octet<T> zero_octet() {
     return octet;
 }
 
-// Value f of an octet.
-inline float value_of(thread const Octet<half>& octet, uint f) {
-    const half2 pair = as_type<half2>(octet.words[0][f / 2]);
-    return float(pair[f % 2]);
-}
-
-inline float value_of(thread const Octet<bfloat16_t>& octet, uint f) {
-    const uint word = octet.words[0][f / 2];
-    return as_type<float>(f % 2 == 0 ? word << 16 : word & 0xffff0000u);
-}
-
-inline float value_of(thread const Octet<float>& octet, uint f) {
-    return as_type<float>(octet.words[f / 4][f % 4]);
-}
-
 // Sets value f of an octet that has been zeros, in any order.
 inline void set_value(thread Octet<half>& octet, uint f, float value) {
     octet.words[0][f / 2] |= uint(as_type<ushort>(half(value))) << (f % 2 * 16);
@@ -102,19 +77,6 @@ inline void set_value(thread Octet<float>& octet, uint f, float value) {
     octet.words[f / 4][f % 4] = as_type<uint>(value);
 }
 
-// Where a lane's two elements of an 8x8 matrix lie: (row, column) and (row, column + 1).
-struct Place {
-    uint row;
-    uint column;
-};
-
-inline Place place_of(uint lane) {
-    Place place;
-    place.row = (lane >> 2 & 4) + (lane >> 1 & 3);
-    place.column = (lane >> 1 & 4) + (lane & 1) * 2;
-    return place;
-}
-
 // Sum and maximum of a value over the four lanes that share a matrix row.
 inline float row_sum(float x) {
     x += simd_shuffle_xor(x, 1);
@@ -124,19 +86,6 @@ inline float row_sum(float x) {
 inline float row_max(float x) {
     x = max(x, simd_shuffle_xor(x, 1));
     return max(x, simd_shuffle_xor(x, 8));
-}
-
-// a * b + c, each argument a lane's two elements of an 8x8 matrix.
-inline float2 multiply_add(float2 a, float2 b, float2 c) {
-    simdgroup_float8x8 left, right, sum;
-    left.thread_elements()[0] = a.x;
-    left.thread_elements()[1] = a.y;
-    right.thread_elements()[0] = b.x;
-    right.thread_elements()[1] = b.y;
-    sum.thread_elements()[0] = c.x;
-    sum.thread_elements()[1] = c.y;
-    simdgroup_multiply_accumulate(sum, left, right, sum);
-    return float2(sum.thread_elements()[0], sum.thread_elements()[1]);
 }
 
 // A lane's share of eight rows of queries and of what they have attended to so far.

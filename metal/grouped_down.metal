@@ -12,7 +12,7 @@
 // Grid: one threadgroup of 128 threads for 64 rows (x) of one tile (y). Row tiles run fastest: those of one tile share
 // its activations. tile_matmul.h says how a threadgroup multiplies.
 //
-// Assumes: K a multiple of 32, ROWS even. Weights are read once for each tile of their expert.
+// Assumes: K and ROWS multiples of 32. Weights are read once for each tile of their expert.
 // Numerics: float sums (see tile_matmul.h), one rounding to T.
 #include "tile_matmul.h"
 
@@ -25,7 +25,8 @@ void grouped_down(
     const device Bias* bias,
     device T* outputs,
     threadgroup uint4* x_tile,
-    threadgroup uint* weight_tile,
+    threadgroup uint4* scale_tile,
+    threadgroup uint* sources,
     uint2 position,
     uint thread_index,
     uint simdgroup_index,
@@ -36,30 +37,29 @@ void grouped_down(
         return;
     }
     const uint row = position.x * TILE_COLUMNS;
-    uint sources[(TILE_ROWS + 15) / 16];
-    #pragma unroll
-    for (uint i = 0; i < (TILE_ROWS + 15) / 16; i++) {
-        sources[i] = first + min(thread_index / 8 + 16 * i, pairs - 1);
+    if (thread_index < uint(TILE_ROWS)) {
+        sources[thread_index] = first + min(thread_index, pairs - 1);
     }
-    simdgroup_float8x8 sums[TILE_ROWS / 4];
-    multiply_tile<T, TILE_ROWS, K>(
-        inner, sources, pairs, blocks + expert * ROWS * (K / 8), scales + expert * ROWS * (K / 32), row, ROWS,
-        x_tile, weight_tile, sums, thread_index, simdgroup_index, lane
+    float2 sums[TILE_ROWS / 4];
+    multiply_tile<T, TILE_ROWS, K, ROWS>(
+        inner, sources, pairs, blocks + expert * ROWS * (K / 8), scales + expert * ROWS * (K / 32), row,
+        x_tile, scale_tile, sums, thread_index, simdgroup_index, lane
     );
+    const Place place = place_of(lane);
     #pragma unroll
     for (uint n = 0; n < 2; n++) {
-        const uint even = row + simdgroup_index * 16 + n * 8 + lane_column(lane);
+        const uint even = row + simdgroup_index * SIMDGROUP_COLUMNS + n * 8 + place.column;
         if (even >= uint(ROWS)) {
             continue;
         }
         const float2 biases = float2(float(bias[expert * ROWS + even]), float(bias[expert * ROWS + even + 1]));
         #pragma unroll
         for (uint m = 0; m < TILE_ROWS / 8; m++) {
-            const uint pair = m * 8 + lane_row(lane);
+            const uint pair = m * 8 + place.row;
             if (pair < pairs) {
                 vec<T, 2> output;
-                output.x = T(sums[2 * m + n].thread_elements()[0] * WEIGHT_FACTOR + biases.x);
-                output.y = T(sums[2 * m + n].thread_elements()[1] * WEIGHT_FACTOR + biases.y);
+                output.x = T(sums[2 * m + n].x * WEIGHT_FACTOR + biases.x);
+                output.y = T(sums[2 * m + n].y * WEIGHT_FACTOR + biases.y);
                 *reinterpret_cast<device vec<T, 2>*>(outputs + (first + pair) * ROWS + even) = output;
             }
         }

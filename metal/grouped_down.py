@@ -14,8 +14,9 @@ _kernel = Kernel(
     body=tile_matmul.TILE_MEMORY
     + """
 grouped_down<T, TILE_ROWS, K, ROWS>(
-    inner, tiles, blocks, scales, bias, outputs, x_tile, weight_tile, threadgroup_position_in_grid.xy,
-    thread_index_in_threadgroup, simdgroup_index_in_threadgroup, thread_index_in_simdgroup);
+    inner, tiles, blocks, scales, bias, outputs, x_tile, scale_tile, sources,
+    threadgroup_position_in_grid.xy, thread_index_in_threadgroup, simdgroup_index_in_threadgroup,
+    thread_index_in_simdgroup);
 """,
 )
 

@@ -14,8 +14,8 @@ from gptoss_mlx.operands import ExpertLinear
 def tile_rows(tokens: int, experts: int, experts_per_token: int) -> int:
     """Pairs of a full tile for `tokens` tokens: the least height of twice the pairs that an expert can expect.
 
-    An expert's weights are read and decoded once for each of its tiles, and pairs fall unevenly on the experts, hence
-    twice; rows of a tile that stay empty cost threadgroup memory and registers, but hardly a product.
+    An expert's weights are read once for each of its tiles, and pairs fall unevenly on the experts, hence twice; rows
+    of a tile that stay empty cost threadgroup memory and registers, but no products beyond a multiple of eight.
     """
     expected = tokens * experts_per_token / experts
     return next((height for height in TILE_HEIGHTS if height >= 2 * expected), TILE_HEIGHTS[-1])

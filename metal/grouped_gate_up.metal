@@ -15,7 +15,7 @@
 // Grid: one threadgroup of 128 threads for 64 rows (x) of one tile (y). Row tiles run fastest: those of one tile share
 // its activations. tile_matmul.h says how a threadgroup multiplies. A lane holds gate and up of an output side by side.
 //
-// Assumes: K a multiple of 32, ROWS even. Weights are read once for each tile of their expert.
+// Assumes: K and ROWS multiples of 32. Weights are read once for each tile of their expert.
 // Numerics: float sums (see tile_matmul.h); bias and activation in float, one rounding to T.
 #include "tile_matmul.h"
 
@@ -31,7 +31,8 @@ void grouped_gate_up(
     float alpha,
     device T* inner,
     threadgroup uint4* x_tile,
-    threadgroup uint* weight_tile,
+    threadgroup uint4* scale_tile,
+    threadgroup uint* sources,
     uint2 position,
     uint thread_index,
     uint simdgroup_index,
@@ -42,30 +43,29 @@ void grouped_gate_up(
         return;
     }
     const uint row = position.x * TILE_COLUMNS;
-    uint sources[(TILE_ROWS + 15) / 16];
-    #pragma unroll
-    for (uint i = 0; i < (TILE_ROWS + 15) / 16; i++) {
-        sources[i] = order[first + min(thread_index / 8 + 16 * i, pairs - 1)] / CHOICES;
+    if (thread_index < uint(TILE_ROWS)) {
+        sources[thread_index] = order[first + min(thread_index, pairs - 1)] / CHOICES;
     }
-    simdgroup_float8x8 sums[TILE_ROWS / 4];
-    multiply_tile<T, TILE_ROWS, K>(
-        x, sources, pairs, blocks + expert * ROWS * (K / 8), scales + expert * ROWS * (K / 32), row, ROWS,
-        x_tile, weight_tile, sums, thread_index, simdgroup_index, lane
+    float2 sums[TILE_ROWS / 4];
+    multiply_tile<T, TILE_ROWS, K, ROWS>(
+        x, sources, pairs, blocks + expert * ROWS * (K / 8), scales + expert * ROWS * (K / 32), row,
+        x_tile, scale_tile, sums, thread_index, simdgroup_index, lane
     );
+    const Place place = place_of(lane);
     #pragma unroll
     for (uint n = 0; n < 2; n++) {
-        const uint even = row + simdgroup_index * 16 + n * 8 + lane_column(lane);
+        const uint even = row + simdgroup_index * SIMDGROUP_COLUMNS + n * 8 + place.column;
         if (even >= uint(ROWS)) {
             continue;
         }
         const float gate_bias = float(bias[expert * ROWS + even]), up_bias = float(bias[expert * ROWS + even + 1]);
         #pragma unroll
         for (uint m = 0; m < TILE_ROWS / 8; m++) {
-            const uint pair = m * 8 + lane_row(lane);
+            const uint pair = m * 8 + place.row;
             if (pair < pairs) {
                 const float both[2] = {
-                    sums[2 * m + n].thread_elements()[0] * WEIGHT_FACTOR + gate_bias,
-                    sums[2 * m + n].thread_elements()[1] * WEIGHT_FACTOR + up_bias,
+                    sums[2 * m + n].x * WEIGHT_FACTOR + gate_bias,
+                    sums[2 * m + n].y * WEIGHT_FACTOR + up_bias,
                 };
                 const float gate = min(both[0], limit), up = clamp(both[1], -limit, limit);
                 // exp may be infinite: then the sigmoid is 0, as it should be.

@@ -14,8 +14,9 @@ _kernel = Kernel(
     body=tile_matmul.TILE_MEMORY
     + """
 grouped_gate_up<T, TILE_ROWS, CHOICES, K, ROWS>(
-    x, order, tiles, blocks, scales, bias, limit, alpha, inner, x_tile, weight_tile, threadgroup_position_in_grid.xy,
-    thread_index_in_threadgroup, simdgroup_index_in_threadgroup, thread_index_in_simdgroup);
+    x, order, tiles, blocks, scales, bias, limit, alpha, inner, x_tile, scale_tile, sources,
+    threadgroup_position_in_grid.xy, thread_index_in_threadgroup, simdgroup_index_in_threadgroup,
+    thread_index_in_simdgroup);
 """,
 )
 

@@ -2,54 +2,179 @@
 //
 //     sums[pair][row] = 2^-14 * sum over k of x[pair][k] * weight[row][k]
 //
-// for TILE_ROWS pairs and 64 rows, k in steps of 64.
+// for TILE_ROWS pairs and 64 rows, k in steps of 256. A threadgroup is four simdgroups; simdgroup s multiplies all
+// pairs by rows 16 s .. 16 s + 15, whose weights nobody else needs: they go from device memory into the registers of
+// the lanes that multiply them. The activations, which all four need, go through threadgroup memory, and so do the
+// scales, since those of 64 rows lie side by side.
 //
-// A threadgroup is four simdgroups. In each step its 128 threads put 64 k of the pairs' activations and of the 64 rows
-// into threadgroup memory, the weights decoded once for all pairs; then simdgroup s multiplies all pairs by rows 16 s
-// .. 16 s + 15. Eight pairs are one row of 8x8 matrices; those behind the tile's last pair are skipped, so that a tile
-// that is not full multiplies no more than its pairs need, rounded up to eight, and all four simdgroups skip alike.
+// Who holds what. octets.h says which two elements of an 8x8 matrix are a lane's. A product does not mind the order of
+// the k that it sums over, as long as both sides agree: matrix f of the 32 in a step takes k = 32 * index + f, so that
+// a lane's share of all 32 is one whole group of a row, 16 bytes of codes with one scale:
+//
+//     matrix     element         is                       a lane's share of the 32 matrices
+//     inputs     [pair][index]   x[pair][32 index + f]    four octets each of groups column and column + 1 of its pair
+//     weights    [index][row]    weight[row][32 index+f]  group `index` of rows column and column + 1
+//
+//     one row of the expert, 128 bytes of codes a step, as the eight lanes of a column load them:
+//
+//     bytes      0      16      32      48      64      80      96      112     128
+//                | index 0 | index 1 | index 2 | index 3 | index 4 | index 5 | index 6 | index 7 |
+//                  f 0..31   f 0..31   ...
+//
+// The codes of the next step are loaded before those of this one are multiplied. The last step is as short as it
+// can be: with one octet of k a lane instead of four up to 64 k, with two up to 128 (K = 2880 leaves 64). Lanes whose
+// codes would lie beyond K bring zeros.
 //
 // Threadgroup memory
 //
-//     x_tile        TILE_ROWS rows of 64 values of T, each 8 values longer (144 bytes for T of two bytes):
-//                   the eight rows that a simdgroup reads at once begin four banks apart
-//     weight_tile   [64 k][32 row pairs] words of two bfloats, row 2 p in the low half and row 2 p + 1 in the high one:
-//                   one word is what a lane holds of an 8x8 matrix, and gate (even) and up (odd) of one output.
-//                   Each k is 36 words (reads), every 16 k are 8 more (the writes of the four threads of a row pair)
+//     x_tile       up to 8 KiB: a step of 16 pairs (8 for float). Of a taller tile one such part after the other takes
+//                  its place, while the codes stay in registers and are decoded again. Units of 16 bytes lie in the
+//                  order in which lanes read them: of each eight pairs, unit u of groups 0, 2, 4, 6 as 32 lanes hold
+//                  them, then of groups 1, 3, 5, 7, then unit u + 1. Within these 32, lane l is at l ^ (2 u + odd) % 8:
+//                  reads of eight neighbouring lanes meet in no bank, nor do writes of a whole step (of float, twice)
+//     scale_tile   64 rows of K / 32 bytes, as in device memory; loaded once, before the first step
+//     sources      the row of x of each pair
 //
-// Where a lane's two elements lie in an 8x8 matrix, as MLX's own kernels rely on it:
+// Eight pairs are one row of matrices; those behind the tile's last pair are skipped, so that a tile that is not full
+// multiplies no more than its pairs need, rounded up to eight. A pair's sums do not depend on the tile's height.
 //
-//     row     4 (lane / 16) + lane / 2 % 4
-//     column  4 (lane / 8 % 2) + 2 (lane % 2), and the one after it
-//
-// Numerics. A weight is an E2M1 value (one bit of mantissa) times a power of two, so bfloat holds it exactly, whatever
-// T is. The tile's values stay smaller by 2^14, the factor that `code_octet` leaves in: then no scale byte up to 254
-// passes bfloat's range, not even 6 * 2^127, and the sums get the factor back at the end (`WEIGHT_FACTOR`). At the
-// other end, groups with a scale byte below 16 count as zero, for their values would be subnormal, which GPUs may flush
+// Numerics. A weight is an E2M1 value (one bit of mantissa) times a power of two, so float holds it exactly. It stays
+// smaller by 2^14, the factor that `code_octet` leaves in: then no scale byte up to 254 passes float's range, not even
+// 6 * 2^127, and the sums get the factor back at the end (`WEIGHT_FACTOR`). Float cannot hold the other end at the same
+// time: groups with a scale byte below 16 count as zero, for their values would be subnormal, which GPUs may flush
 // anyway: they are at most 6 * 2^-112, so a sum is off by at most 1.2e-33 times the sum of |x|. Products are exact for
 // T of bfloat or half, and all sums are float.
-#include <metal_stdlib>
-#include <metal_simdgroup_matrix>
 #include "mxfp4.h"
-using namespace metal;
+#include "octets.h"
 
-constant constexpr int TILE_COLUMNS = 64;   // rows of the expert's matrix
-constant constexpr int TILE_K = 64;
-constant constexpr int X_STRIDE = 72;       // values of T
-constant constexpr int WEIGHT_STRIDE = 36;  // words
-constant constexpr int WEIGHT_WORDS = TILE_K * WEIGHT_STRIDE + TILE_K / 16 * 8;
+constant constexpr uint TILE_THREADS = 128;
+constant constexpr int TILE_COLUMNS = 64;     // rows of the expert's matrix
+constant constexpr int SIMDGROUP_COLUMNS = 16;
+constant constexpr int STEP_OCTETS = 4;       // of k that a lane takes in a whole step: a group
+constant constexpr int STEP_K = 64 * STEP_OCTETS;
 constant constexpr float WEIGHT_FACTOR = 16384.0f;
 
-inline uint weight_word(uint k, uint row_pair) {
-    return k * WEIGHT_STRIDE + k / 16 * 8 + row_pair;
+// First k of the last step.
+constexpr int last_step(int k) {
+    return (k - 1) / STEP_K * STEP_K;
 }
 
-inline uint lane_row(uint lane) {
-    return lane / 16 * 4 + lane / 2 % 4;
+// Octets of k that a lane takes in the last step.
+constexpr int last_octets(int k) {
+    return k - last_step(k) <= 64 ? 1 : k - last_step(k) <= 128 ? 2 : 4;
 }
 
-inline uint lane_column(uint lane) {
-    return lane / 8 % 2 * 4 + lane % 2 * 2;
+// Pairs whose activations are in threadgroup memory at once.
+template <typename T, int TILE_ROWS>
+constexpr int part_rows() {
+    return TILE_ROWS < 32 / int(sizeof(T)) ? TILE_ROWS : 32 / int(sizeof(T));
+}
+
+// uint4 of x_tile.
+template <typename T, int TILE_ROWS>
+constexpr int x_tile_words() {
+    return part_rows<T, TILE_ROWS>() * STEP_K * int(sizeof(T)) / 16;
+}
+
+// uint4 of scale_tile.
+constexpr int scale_tile_words(int k) {
+    return TILE_COLUMNS * (k / 32) / 16;
+}
+
+// Where x_tile has what `lane` holds as unit `unit` of pairs 8 m .. 8 m + 7, of groups 0, 2, 4, 6 (odd 0) or 1, 3, 5, 7
+// (odd 1). A lane's group has `units` units in this step.
+inline uint x_place(uint m, uint unit, uint odd, uint units, uint lane) {
+    const uint element = unit * 2 + odd;
+    return (m * units * 2 + element) * 32 + (lane ^ element % 8);
+}
+
+// Puts a step of pairs [first, first + part_rows) into x_tile. Neighbouring threads take neighbouring 16 bytes. Beyond
+// K, and in pairs that only fill up the last eight, the values are zeros.
+template <typename T, int TILE_ROWS, int OCTETS, int K>
+void stage_x(
+    const device T* x,
+    const threadgroup uint* sources,
+    uint first,
+    uint pairs,
+    uint k,
+    threadgroup uint4* x_tile,
+    uint thread_index
+) {
+    constexpr uint rows = part_rows<T, TILE_ROWS>();
+    constexpr uint units = OCTETS * sizeof(T) / 2;  // of a group
+    constexpr uint row_units = 8 * units;
+    constexpr uint unit_values = 16 / sizeof(T);
+    const uint used = min((pairs - first + 7) / 8 * 8, rows);
+    #pragma unroll
+    for (uint i = 0; i < (rows * row_units + TILE_THREADS - 1) / TILE_THREADS; i++) {
+        const uint row = (i * TILE_THREADS + thread_index) / row_units;
+        const uint row_unit = (i * TILE_THREADS + thread_index) % row_units;
+        if (row >= used) {
+            continue;
+        }
+        const uint own_k = k + row_unit * unit_values;
+        uint4 values = uint4(0);
+        if (first + row < pairs && own_k < uint(K)) {
+            values = *reinterpret_cast<const device uint4*>(x + sources[first + row] * K + own_k);
+        }
+        const uint group = row_unit / units;
+        x_tile[x_place(row / 8, row_unit % units, group % 2, units, lane_at(row % 8, group))] = values;
+    }
+}
+
+// Puts the scales of the expert's rows [row, row + 64), or up to `rows`, into scale_tile.
+template <int K>
+void stage_scales(
+    const device uchar* scales, uint row, uint rows, threadgroup uint4* scale_tile, uint thread_index
+) {
+    const device uint4* from = reinterpret_cast<const device uint4*>(scales + row * (K / 32));
+    const uint words = min(rows - row, uint(TILE_COLUMNS)) * (K / 32) / 16;
+    for (uint i = thread_index; i < words; i += TILE_THREADS) {
+        scale_tile[i] = from[i];
+    }
+}
+
+// OCTETS words, over and over.
+template <int OCTETS>
+inline uint4 load_words(const device uint* from) {
+    if (OCTETS == 4) {
+        return *reinterpret_cast<const device uint4*>(from);
+    }
+    if (OCTETS == 2) {
+        const uint2 words = *reinterpret_cast<const device uint2*>(from);
+        return words.xyxy;
+    }
+    return uint4(*from);
+}
+
+// A lane's codes of one step: [n][h] those of row 8 n + column + h of the simdgroup's 16.
+struct StepCodes {
+    uint4 words[2][2];
+};
+
+// `blocks` begins with the simdgroup's rows.
+template <int OCTETS, int K>
+inline StepCodes load_step(const device uint* blocks, uint k, Place place) {
+    const uint own_k = k + place.row * OCTETS * 8;
+    StepCodes codes;
+    #pragma unroll
+    for (uint n = 0; n < 2; n++) {
+        #pragma unroll
+        for (uint h = 0; h < 2; h++) {
+            const device uint* from = blocks + (n * 8 + place.column + h) * (K / 8) + own_k / 8;
+            codes.words[n][h] = own_k < uint(K) ? load_words<OCTETS>(from) : uint4(0);
+        }
+    }
+    return codes;
+}
+
+// The codes of the step that begins at k.
+template <int K>
+inline StepCodes load_codes(const device uint* blocks, uint k, Place place) {
+    if (k < uint(last_step(K))) {
+        return load_step<STEP_OCTETS, K>(blocks, k, place);
+    }
+    return load_step<last_octets(K), K>(blocks, k, place);
 }
 
 // 2^(scale - 127), or 0 where the products would be subnormal.
@@ -57,136 +182,151 @@ inline float tile_scale(uchar scale) {
     return scale < 16 ? 0.0f : as_type<float>(uint(scale) << 23);
 }
 
-// Two floats that bfloat holds exactly, in one word: their lower halves are zeros.
-inline uint bfloat_pair(float low, float high) {
-    return (as_type<uint>(low) >> 16) | as_type<uint>(high);
-}
-
-// Puts values [k, k + 64) of rows sources[0], sources[1], ... of x into x_tile. A thread takes eight values of rows
-// thread / 8 + 16 i; beyond K, and in rows that only fill up the last eight pairs, it puts zeros.
-template <typename T, int TILE_ROWS, int K>
-void stage_x(
-    const device T* x, const thread uint* sources, uint pairs, uint k, threadgroup uint4* x_tile, uint thread_index
-) {
-    constexpr uint vectors = sizeof(T) / 2;  // of 16 bytes, for eight values
-    const uint unit = thread_index % 8;
-    const bool inside = k + unit * 8 < uint(K);
-    const uint used = (pairs + 7) / 8 * 8;
-    #pragma unroll
-    for (uint i = 0; i < (TILE_ROWS + 15) / 16; i++) {
-        const uint row = thread_index / 8 + 16 * i;
-        if (row >= used) {
-            continue;
-        }
-        const device uint4* from = reinterpret_cast<const device uint4*>(x + sources[i] * K + k + unit * 8);
-        threadgroup uint4* to = x_tile + (row * X_STRIDE / 8 + unit) * vectors;
-        for (uint v = 0; v < vectors; v++) {
-            to[v] = inside && row < pairs ? from[v] : uint4(0);
-        }
-    }
-}
-
-// Puts k .. k + 63 of the expert's rows [row, row + 64) into weight_tile. A thread takes two neighbouring rows and 16
-// k: four threads read 32 consecutive bytes of each. Codes are read once, a scale by the two threads of its group.
-// Beyond K, and beyond `rows`, the values are zeros.
-template <int K>
-void stage_weights(
-    const device uint* blocks,
-    const device uchar* scales,
-    uint row,
-    uint rows,
-    uint k,
-    threadgroup uint* weight_tile,
-    uint thread_index
-) {
-    const uint row_pair = thread_index / 4;
-    const uint own_k = thread_index % 4 * 16;
-    const uint even = row + row_pair * 2;
-    uint2 even_codes = uint2(0), odd_codes = uint2(0);
-    float even_scale = 0.0f, odd_scale = 0.0f;
-    if (even < rows && k + own_k < uint(K)) {
-        const device uint* from = blocks + even * (K / 8) + (k + own_k) / 8;
-        even_codes = *reinterpret_cast<const device uint2*>(from);
-        odd_codes = *reinterpret_cast<const device uint2*>(from + K / 8);
-        const device uchar* group = scales + even * (K / 32) + (k + own_k) / 32;
-        even_scale = tile_scale(group[0]);
-        odd_scale = tile_scale(group[K / 32]);
-    }
-    threadgroup uint* to = weight_tile + weight_word(own_k, row_pair);
-    #pragma unroll
-    for (uint octet = 0; octet < 2; octet++) {
-        const CodeOctet a = code_octet(even_codes[octet]);
-        const CodeOctet b = code_octet(odd_codes[octet]);
-        #pragma unroll
-        for (uint i = 0; i < 4; i++) {
-            to[(octet * 8 + i) * WEIGHT_STRIDE] = bfloat_pair(a.low[i] * even_scale, b.low[i] * odd_scale);
-            to[(octet * 8 + i + 4) * WEIGHT_STRIDE] = bfloat_pair(a.high[i] * even_scale, b.high[i] * odd_scale);
-        }
-    }
-}
-
-// Adds the products of one step to sums[2 m + n]: pairs 8 m .. 8 m + 7, columns 8 n .. 8 n + 7 of the simdgroup's 16.
-template <typename T, int TILE_ROWS>
+// Adds the products of one step's k with eight pairs after the other to `sums`, [2 m + n] of pairs 8 m .. 8 m + 7 and
+// the simdgroup's columns 8 n .. 8 n + 7. x_tile holds the `pairs` pairs that there are, or part_rows of them.
+template <typename T, int TILE_ROWS, int OCTETS>
 void multiply_step(
     const threadgroup uint4* x_tile,
-    const threadgroup uint* weight_tile,
+    StepCodes codes,
+    float4 scales,
     uint pairs,
-    thread simdgroup_float8x8* sums,
-    uint simdgroup_index,
+    thread float2* sums,
     uint lane
 ) {
-    const uint row = lane_row(lane), column = lane_column(lane);
-    const threadgroup T* own_x = reinterpret_cast<const threadgroup T*>(x_tile) + row * X_STRIDE + column;
-    for (uint k = 0; k < TILE_K; k += 8) {
-        simdgroup_float8x8 weights[2];
+    constexpr uint octet_units = sizeof(T) / 2;
+    for (uint octet = 0; octet < uint(OCTETS); octet++) {
+        float4 weights[2][2][2];
         #pragma unroll
         for (uint n = 0; n < 2; n++) {
-            const uint word = weight_tile[weight_word(k + row, simdgroup_index * 8 + n * 4 + column / 2)];
-            weights[n].thread_elements()[0] = as_type<float>(word << 16);
-            weights[n].thread_elements()[1] = as_type<float>(word & 0xffff0000u);
+            #pragma unroll
+            for (uint h = 0; h < 2; h++) {
+                const CodeOctet values = code_octet(codes.words[n][h].x);
+                weights[n][h][0] = values.low * scales[2 * n + h];
+                weights[n][h][1] = values.high * scales[2 * n + h];
+                // The next octet's word comes to the front, since a register cannot be picked by a number. After OCTETS
+                // turns all is as before, for load_words repeats a shorter step's.
+                codes.words[n][h] = codes.words[n][h].yzwx;
+            }
         }
         #pragma unroll
-        for (uint m = 0; m < TILE_ROWS / 8; m++) {
-            if (m * 8 < pairs) {
-                const vec<T, 2> values = *reinterpret_cast<const threadgroup vec<T, 2>*>(own_x + m * 8 * X_STRIDE + k);
-                simdgroup_float8x8 inputs;
-                inputs.thread_elements()[0] = float(values.x);
-                inputs.thread_elements()[1] = float(values.y);
-                simdgroup_multiply_accumulate(sums[2 * m], inputs, weights[0], sums[2 * m]);
-                simdgroup_multiply_accumulate(sums[2 * m + 1], inputs, weights[1], sums[2 * m + 1]);
+        for (uint m = 0; m < uint(part_rows<T, TILE_ROWS>() / 8); m++) {
+            if (m * 8 >= pairs) {
+                continue;
+            }
+            Octet<T> inputs[2];
+            #pragma unroll
+            for (uint v = 0; v < octet_units; v++) {
+                #pragma unroll
+                for (uint h = 0; h < 2; h++) {
+                    inputs[h].words[v] =
+                        x_tile[x_place(m, octet * octet_units + v, h, OCTETS * octet_units, lane)];
+                }
+            }
+            #pragma unroll
+            for (uint f = 0; f < 8; f++) {
+                const float2 input = float2(value_of(inputs[0], f), value_of(inputs[1], f));
+                #pragma unroll
+                for (uint n = 0; n < 2; n++) {
+                    const float2 weight = float2(weights[n][0][f / 4][f % 4], weights[n][1][f / 4][f % 4]);
+                    sums[2 * m + n] = multiply_add(input, weight, sums[2 * m + n]);
+                }
             }
         }
     }
 }
 
-// The whole product of a tile. `sources` are the rows of x that the thread stages (see stage_x), `blocks` and `scales`
-// those of the expert, `row` the first of the 64 columns. sums[2 m + n] must be given back 2^14 (WEIGHT_FACTOR).
-template <typename T, int TILE_ROWS, int K>
+// One step of the tile, all its pairs. `active` is false in a simdgroup whose rows are beyond the expert's.
+template <typename T, int TILE_ROWS, int OCTETS, int K>
+void take_step(
+    const device T* x,
+    const threadgroup uint* sources,
+    uint pairs,
+    uint k,
+    thread const StepCodes& codes,
+    const threadgroup uchar* scales,
+    bool active,
+    threadgroup uint4* x_tile,
+    thread float2* sums,
+    uint thread_index,
+    uint lane
+) {
+    constexpr uint rows = part_rows<T, TILE_ROWS>();
+    const Place place = place_of(lane);
+    const uint group = (k + place.row * OCTETS * 8) / 32;
+    float4 own_scales = float4(0.0f);
+    #pragma unroll
+    for (uint n = 0; n < 2; n++) {
+        #pragma unroll
+        for (uint h = 0; h < 2; h++) {
+            if (active && group < uint(K / 32)) {
+                own_scales[2 * n + h] = tile_scale(scales[(n * 8 + place.column + h) * (K / 32) + group]);
+            }
+        }
+    }
+    #pragma unroll
+    for (uint first = 0; first < uint(TILE_ROWS); first += rows) {
+        if (first < pairs) {
+            stage_x<T, TILE_ROWS, OCTETS, K>(x, sources, first, pairs, k, x_tile, thread_index);
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            if (active) {
+                multiply_step<T, TILE_ROWS, OCTETS>(
+                    x_tile, codes, own_scales, pairs - first, sums + first / 4, lane
+                );
+            }
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+        }
+    }
+}
+
+// The whole product of a tile. Each thread below TILE_ROWS has put the row of x of its pair into `sources` before;
+// `blocks` and `scales` are those of the expert, `row` is the first of the 64 columns. sums[2 m + n] is a lane's share
+// of pairs 8 m .. 8 m + 7 and columns 8 n .. 8 n + 7 of its simdgroup, and must be given back 2^14 (WEIGHT_FACTOR).
+template <typename T, int TILE_ROWS, int K, int ROWS>
 void multiply_tile(
     const device T* x,
-    const thread uint* sources,
+    const threadgroup uint* sources,
     uint pairs,
     const device uint* blocks,
     const device uchar* scales,
     uint row,
-    uint rows,
     threadgroup uint4* x_tile,
-    threadgroup uint* weight_tile,
-    thread simdgroup_float8x8* sums,
+    threadgroup uint4* scale_tile,
+    thread float2* sums,
     uint thread_index,
     uint simdgroup_index,
     uint lane
 ) {
-    static_assert(K % 32 == 0 && TILE_ROWS % 8 == 0, "whole groups of 32 weights, whole 8x8 matrices");
+    static_assert(K % 32 == 0 && ROWS % 32 == 0, "whole groups of 32 weights; scales of a tile in whole 16 bytes");
+    static_assert(TILE_ROWS % 8 == 0, "whole 8x8 matrices");
+    constexpr uint last = last_step(K);
+    const Place place = place_of(lane);
+    const uint column = simdgroup_index * SIMDGROUP_COLUMNS;
+    const bool active = row + column < uint(ROWS);
+    const device uint* own_blocks = blocks + (row + column) * (K / 8);
+    const threadgroup uchar* own_scales =
+        reinterpret_cast<const threadgroup uchar*>(scale_tile) + column * (K / 32);
     #pragma unroll
     for (uint i = 0; i < TILE_ROWS / 4; i++) {
-        sums[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+        sums[i] = float2(0.0f);
     }
-    for (uint k = 0; k < uint(K); k += TILE_K) {
-        stage_x<T, TILE_ROWS, K>(x, sources, pairs, k, x_tile, thread_index);
-        stage_weights<K>(blocks, scales, row, rows, k, weight_tile, thread_index);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        multiply_step<T, TILE_ROWS>(x_tile, weight_tile, pairs, sums, simdgroup_index, lane);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
+    stage_scales<K>(scales, row, ROWS, scale_tile, thread_index);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    StepCodes codes = {};
+    if (active) {
+        codes = load_codes<K>(own_blocks, 0, place);
     }
+    for (uint k = 0; k < last; k += STEP_K) {
+        StepCodes next = codes;
+        if (active) {
+            next = load_codes<K>(own_blocks, k + STEP_K, place);
+        }
+        take_step<T, TILE_ROWS, STEP_OCTETS, K>(
+            x, sources, pairs, k, codes, own_scales, active, x_tile, sums, thread_index, lane
+        );
+        codes = next;
+    }
+    take_step<T, TILE_ROWS, last_octets(K), K>(
+        x, sources, pairs, last, codes, own_scales, active, x_tile, sums, thread_index, lane
+    );
 }

@@ -24,15 +24,19 @@ THREADGROUP: Final[Size] = (THREADS, 1, 1)
 """The threadgroup of one tile."""
 
 TILE_MEMORY: Final = """
-threadgroup uint4 x_tile[TILE_ROWS * X_STRIDE * sizeof(T) / 16];
-threadgroup uint weight_tile[WEIGHT_WORDS];
+threadgroup uint4 x_tile[x_tile_words<T, TILE_ROWS>()];
+threadgroup uint4 scale_tile[scale_tile_words(K)];
+threadgroup uint sources[TILE_ROWS];
 """
 """Declarations of a tile's threadgroup memory."""
 
+MOST_WIDTH: Final = 8192
+"""Width of a matrix whose scales, 64 rows of them, still fit threadgroup memory beside the activations."""
+
 
 def width_fits(width: int) -> bool:
-    """Whether a matrix may have rows of `width` values: whole groups of an MXFP4 scale."""
-    return width > 0 and width % 32 == 0
+    """Whether a matrix may have rows of `width` values: whole groups of an MXFP4 scale, and not too many."""
+    return 0 < width <= MOST_WIDTH and width % 32 == 0
 
 
 def check(x: mx.array, table: PairTable, linear: ExpertLinear) -> None:
@@ -40,7 +44,7 @@ def check(x: mx.array, table: PairTable, linear: ExpertLinear) -> None:
     experts, out, words = linear.blocks.shape
     if x.dtype not in DTYPES or not width_fits(x.shape[1]) or x.shape[1] != words * 8:
         raise ValueError(f"x is {x.dtype} {x.shape}; expected a float [rows, {words * 8}]")
-    if linear.scales.shape != (experts, out, words // 4) or linear.bias.shape != (experts, out) or out % 2:
+    if linear.scales.shape != (experts, out, words // 4) or linear.bias.shape != (experts, out) or out % 32:
         raise ValueError(f"{linear.blocks.shape} blocks, {linear.scales.shape} scales, {linear.bias.shape} biases")
     if table.tile_rows not in TILE_HEIGHTS:
         raise ValueError(f"tiles of {table.tile_rows} pairs; expected one of {TILE_HEIGHTS}")

@@ -97,9 +97,9 @@ def decode_cases() -> list[Case]:
 def prefill_cases() -> list[Case]:
     """What a prompt launches that MLX's matmuls do not do."""
     cases = []
-    for tokens in (2, 32):
+    for tokens, stock in ((2, "fp_gather_qmv, 2 tokens"), (32, None)):
         shape = f"{tokens} tokens, 4 of 32, gate_up and down"
-        cases.append(Case("grouped_experts", shape, _CODES, partial(_grouped, tokens)))
+        cases.append(Case("grouped_experts", shape, _CODES, partial(_grouped, tokens), stock))
     for tokens in (256,):
         cases.append(Case("banded attention", f"{tokens} tokens, window 128", ("kv",), partial(_tile, tokens, WINDOW)))
         cases.append(Case("causal attention", f"{tokens} tokens", ("kv",), partial(_tile, tokens, None)))

@@ -44,6 +44,18 @@ def _experts(rows: int) -> Stock:
     return Stock("`fp_gather_qmv`", (launch,), ("w", "scales"))
 
 
+def _two_tokens() -> Stock:
+    """Both products of two tokens that visit eight experts: below 32 tokens MLX takes each pair by itself."""
+    rng = np.random.default_rng(7)
+    experts = mx.arange(8, dtype=mx.uint32)
+    launches = []
+    for rows, inputs in ((5760, 2), (2880, 8)):
+        linear = random_experts(rng, 8, rows, 2880)
+        x = random_array(rng, inputs, 2880)
+        launches.append(gather_qmv_mxfp4(x, linear.blocks, linear.scales, experts, _OPTIONS)[1])
+    return Stock("`fp_gather_qmv`", tuple(launches), ("w", "scales"))
+
+
 def _attention(keys: int, passes: int) -> Stock:
     rng = np.random.default_rng(7)
     q, k, v = random_array(rng, 64, 64), random_array(rng, 8, keys, 64), random_array(rng, 8, keys, 64)
@@ -59,6 +71,7 @@ def _attention(keys: int, passes: int) -> Stock:
 _STOCK: Final[Mapping[str, Callable[[], Stock]]] = {
     "fp_gather_qmv 5760": partial(_experts, 5760),
     "fp_gather_qmv 2880": partial(_experts, 2880),
+    "fp_gather_qmv, 2 tokens": _two_tokens,
     "sdpa_vector 128": partial(_attention, 128, 1),
     "sdpa_vector 512": partial(_attention, 512, 1),
     "sdpa_vector 8192": partial(_attention, 8192, 2),

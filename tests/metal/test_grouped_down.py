@@ -84,6 +84,7 @@ def test_weights_are_read_once_for_each_expert_whose_pairs_fit_a_tile() -> None:
     _, simulator = launched(random_rows(rng, 120, 160, mx.bfloat16), chosen, down, 64)
     buffers = simulator.launches[-1].buffers
     assert buffers["blocks"].loaded_bytes == 3 * 96 * 160 // 2
+    assert buffers["scales"].loaded_bytes == 3 * 96 * 160 // 32
     assert buffers["outputs"].stored_bytes == 120 * 96 * 2
 
 

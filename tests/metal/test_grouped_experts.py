@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from gptoss_mlx.metal import grouped_experts
+from gptoss_mlx.metal import grouped_experts, tile_matmul
 from tests import reference
 from tests.metal.grouped_cases import ALPHA, LIMIT, Experts, random_experts, random_rows, sorted_pairs, to_float64
 from tests.simulator import simulated
@@ -55,5 +55,6 @@ def test_what_the_kernels_take_is_said_beforehand() -> None:
     assert not grouped_experts.fits(x[:1], gate_up, down, 4)
     assert not grouped_experts.fits(x[:, :96], gate_up, down, 4)
     assert not grouped_experts.fits(x, gate_up, down, 9)
+    assert not tile_matmul.width_fits(tile_matmul.MOST_WIDTH + 32)
     assert not grouped_experts.fits(x, down, gate_up, 4)
     assert not grouped_experts.fits(x.astype(mx.int32), gate_up, down, 4)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-import mlx
 import mlx.core as mx
 import numpy as np
 
@@ -61,7 +60,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
 }
 """Attributes that a kernel gets when its source contains their names, and their types."""
 
-INCLUDES: Final = (HERE / "overlay", Path(next(iter(mlx.__path__))) / "include")
+INCLUDES: Final = (HERE / "overlay", Path(mx.__file__).parent / "include")
 """MLX's headers, three of them overlaid."""
 
 PRELUDE: Final = '#include "mlx/backend/metal/kernels/utils.h"\n'

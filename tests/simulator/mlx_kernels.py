@@ -149,14 +149,14 @@ def qmv_mxfp4(x: Array, blocks: Array, scales: Array, options: Options | None = 
 def gather_qmv_mxfp4(
     x: Array, blocks: Array, scales: Array, experts: Array, options: Options | None = None
 ) -> tuple[mx.array, Launch]:
-    """Row b of `x` [batch, k], or its only row, times the weights of expert `experts[b]` (uint32 [batch]).
+    """Rows of `x` [rows, k], each batch / rows times, times the weights of the experts `experts` (uint32 [batch]).
 
     Blocks uint32 [experts, n, k / 8], scales uint8 [experts, n, k / 32]; gives [batch, n].
     """
     x, blocks, scales, experts = _array(x), _array(blocks), _array(scales), _array(experts)
     (rows, k), (count, n, words), batch = x.shape, blocks.shape, experts.shape[0]
     kernel = "fp_gather_qmv_fast" if _is_fast(n, k) else "fp_gather_qmv"
-    lhs = np.zeros(batch, np.uint32) if rows == 1 else np.arange(batch, dtype=np.uint32)
+    lhs = (np.arange(batch) * rows // batch).astype(np.uint32)
     shapes: dict[str, Array | np.generic] = {
         "x_batch_ndims": np.int32(1),
         "x_shape": np.array([rows, 1, k], np.int32),

@@ -182,6 +182,9 @@ CLEAN = {
     "reconvergence": "float a = 1; if (lane < 16) a = 2; float b = simd_sum(a); out[i] = b;",
 }
 LANGUAGE = {
+    "a minimum of a signed and an unsigned": ("uint n = 3; y[0] = min(n, 5);", "ambiguous in Metal"),
+    "a maximum of a float and an integer": ("float a = 3; y[0] = max(a, 1);", "ambiguous in Metal"),
+    "an exponential of an integer": ("int n = 2; y[0] = exp(n);", "ambiguous in Metal"),
     "a local array of double": ("double d = 1; y[0] = float(d);", "`double` is not available"),
     "the standard library": ("y[0] = std::max(1, 2);", "`std` is not available"),
     "a lambda": ("auto f = [](float a) { return a; }; y[0] = f(1);", "lambda expressions"),

@@ -53,15 +53,24 @@ SHIM T narrow(W wide) {
         }                                                                  \
     }()
 
+// Metal has one function for each type. Where no argument decides between them, a call is ambiguous: an integer where
+// there are half and float, scalars of two types where there is each.
+#define REFUSE_INTEGER(A) static_assert(is_float_type<element_of<A>>, "ambiguous in Metal: an integer where there is half and float")
+#define REFUSE_MIXED(A, B)                                                            \
+    static_assert(is_vector<bare<A>> || is_vector<bare<B>> || is_same_v<bare<A>, bare<B>>, \
+                  "ambiguous in Metal: scalars of two types")
+
 #define UNARY(NAME, EXPRESSION)                                  \
     template <class A>                                           \
     SHIM float_type<A> NAME(const A& a) {                        \
+        REFUSE_INTEGER(A);                                       \
         const auto x = widen(a);                                 \
         return narrow<float_type<A>>(EXPRESSION);                \
     }
 #define UNARY_EACH(NAME, EXPRESSION)                                         \
     template <class A>                                                       \
     SHIM float_type<A> NAME(const A& a) {                                    \
+        REFUSE_INTEGER(A);                                                   \
         const auto wide = widen(a);                                          \
         return narrow<float_type<A>>(EACH(decltype(widen(a)), wide, EXPRESSION)); \
     }
@@ -79,6 +88,7 @@ using common_type_t = decltype(common_value<bare<A>, bare<B>>());
 #define BINARY(NAME, EXPRESSION)                                                   \
     template <class A, class B>                                                    \
     SHIM common_type_t<A, B> NAME(const A& a, const B& b) {                        \
+        REFUSE_MIXED(A, B);                                                        \
         using V = common_type_t<A, B>;                                             \
         const V left = (V)a, right = (V)b;                                         \
         if constexpr (is_vector<V>) {                                              \
@@ -152,6 +162,7 @@ SHIM T smaller(T a, T b) { return a != a ? b : b != b ? a : a < b ? a : b; }
 #define EXTREME(NAME, PICK)                                                        \
     template <class A, class B>                                                    \
     SHIM common_type_t<A, B> NAME(const A& a, const B& b) {                        \
+        REFUSE_MIXED(A, B);                                                        \
         using V = common_type_t<A, B>;                                             \
         const V left = (V)a, right = (V)b;                                         \
         if constexpr (is_vector<V>) {                                              \
