@@ -7,6 +7,7 @@ import numpy as np
 
 from gptoss_mlx.operands import Heads
 from tests import reference
+from tests.metal.arrays import to_float64
 from tests.tolerances import relative_errors
 
 REAL = Heads(query=64, kv=8, dim=64)
@@ -89,10 +90,6 @@ def make_case(
 def number(value: int) -> mx.array:
     """`value` as kernels take it: int32 without dimensions."""
     return mx.array(value, dtype=mx.int32)
-
-
-def to_float64(array: mx.array) -> np.ndarray:
-    return np.array(array.astype(mx.float32), dtype=np.float64)
 
 
 def bits_of(array: mx.array) -> np.ndarray:

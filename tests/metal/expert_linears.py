@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.operands import ExpertLinear
+from tests.metal.arrays import to_float64
 from tests.reference import mxfp4_values
 
 DTYPES = [mx.float32, mx.bfloat16, mx.float16]
@@ -30,16 +31,6 @@ def biased_experts(bias: np.ndarray) -> ExpertLinear:
         scales=mx.full((*bias.shape, 1), 127, dtype=mx.uint8),
         bias=mx.array(bias, dtype=mx.float32),
     )
-
-
-def random_activations(rng: np.random.Generator, *shape: int, dtype: mx.Dtype) -> mx.array:
-    """Normal values in `dtype`."""
-    return mx.array(rng.standard_normal(shape, dtype=np.float32)).astype(dtype)
-
-
-def to_float64(array: mx.array) -> np.ndarray:
-    """The same values in numpy."""
-    return np.array(array.astype(mx.float32), dtype=np.float64)
 
 
 def apply_expert(linear: ExpertLinear, expert: int, x: np.ndarray) -> np.ndarray:

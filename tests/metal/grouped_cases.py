@@ -9,6 +9,7 @@ import numpy as np
 from gptoss_mlx.metal.route_pairs import PairTable, most_tiles
 from gptoss_mlx.operands import ExpertLinear
 from tests import reference
+from tests.metal.arrays import to_float64
 
 LIMIT, ALPHA = 7.0, 1.702
 
@@ -52,18 +53,9 @@ def random_experts(
     return Experts(ExpertLinear(mx.array(codes), mx.array(exponents), bias), blocks, exponents, to_float64(bias))
 
 
-def random_rows(rng: np.random.Generator, rows: int, width: int, dtype: mx.Dtype) -> mx.array:
-    """`[rows, width]`, normal."""
-    return mx.array(rng.normal(size=(rows, width)).astype(np.float32)).astype(dtype)
-
-
 def random_choice(rng: np.random.Generator, tokens: int, experts: int, choices: int) -> np.ndarray:
     """Different experts for each token, `[tokens, choices]`."""
     return np.argsort(rng.random((tokens, experts)), axis=1)[:, :choices]
-
-
-def to_float64(array: mx.array) -> np.ndarray:
-    return np.array(array.astype(mx.float32)).astype(np.float64)
 
 
 def table_of(chosen: np.ndarray, weights: np.ndarray, experts: int, tile_rows: int) -> PairTable:

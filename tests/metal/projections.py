@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.operands import Linear, Norm, Projection, QuantizedLinear
+from tests.metal.arrays import random_array, to_float64
 from tests.simulator import Launch
 
 FORMATS = {
@@ -39,11 +40,6 @@ LOADED_ONCE = 1.05
 
 LINE = 128
 """Bytes of a transaction."""
-
-
-def random_array(rng: np.random.Generator, *shape: int, dtype: mx.Dtype = mx.bfloat16, scale: float = 1.0) -> mx.array:
-    """Normal numbers."""
-    return mx.array((rng.standard_normal(shape) * scale).astype(np.float32)).astype(dtype)
 
 
 def random_norm(rng: np.random.Generator, width: int, dtype: mx.Dtype = mx.bfloat16) -> Norm:
@@ -85,35 +81,32 @@ def assert_weights_are_loaded_once(launch: Launch, projection: Projection, most_
     assert lines * LINE <= most_lines * sum(array.nbytes for array in arrays.values())
 
 
-def exact(array: mx.array) -> np.ndarray:
-    """The same numbers in float64."""
-    return np.array(array.astype(mx.float32)).astype(np.float64)
-
-
 def rounded(values: np.ndarray, dtype: mx.Dtype) -> np.ndarray:
     """The nearest numbers of `dtype`, in float64."""
-    return exact(mx.array(values.astype(np.float32)).astype(dtype))
+    return to_float64(mx.array(values.astype(np.float32)).astype(dtype))
 
 
 def exact_weights(projection: Projection) -> np.ndarray:
     """Weights `[rows, width]`, float64."""
     if not isinstance(projection, QuantizedLinear):
-        return exact(projection.weight)
+        return to_float64(projection.weight)
     rows = projection.weight.shape[0]
     stream = np.unpackbits(np.array(projection.weight).astype("<u4").view(np.uint8), bitorder="little")
     stream = stream.reshape(rows, -1, projection.bits)
     codes = sum((stream[:, :, bit] << bit for bit in range(projection.bits)), start=np.uint8(0))
     group = projection.group_size
-    return codes * exact(projection.scales).repeat(group, axis=1) + exact(projection.biases).repeat(group, axis=1)
+    return codes * to_float64(projection.scales).repeat(group, axis=1) + to_float64(projection.biases).repeat(
+        group, axis=1
+    )
 
 
 def exact_product(x: np.ndarray, projection: Projection) -> np.ndarray:
     """`x` `[width]` through the projection, `[rows]`, float64."""
     product = exact_weights(projection) @ x
-    return product if projection.bias is None else product + exact(projection.bias)
+    return product if projection.bias is None else product + to_float64(projection.bias)
 
 
 def exact_norm(x: mx.array, norm: Norm) -> np.ndarray:
     """The normed token `[width]`, rounded to the dtype of `x`, as it enters the product."""
-    values = exact(x).reshape(-1)
-    return rounded(values / np.sqrt((values * values).mean() + norm.eps) * exact(norm.weight), x.dtype)
+    values = to_float64(x).reshape(-1)
+    return rounded(values / np.sqrt((values * values).mean() + norm.eps) * to_float64(norm.weight), x.dtype)

@@ -26,8 +26,9 @@ from gptoss_mlx.metal import (
     tile_attention,
 )
 from gptoss_mlx.operands import Heads, Rotation
+from tests.metal.arrays import random_array
 from tests.metal.expert_linears import random_experts
-from tests.metal.projections import random_array, random_norm, random_projection
+from tests.metal.projections import random_norm, random_projection
 
 HIDDEN: Final = 2880
 """Width of the residual stream, and of an expert."""

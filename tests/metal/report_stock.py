@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from tests.metal.arrays import random_array
 from tests.metal.expert_linears import random_experts
-from tests.metal.projections import random_array
 from tests.simulator import Launch
 from tests.simulator.kernel import Options
 from tests.simulator.mlx_kernels import gather_qmv_mxfp4, sdpa_vector, sdpa_vector_2pass

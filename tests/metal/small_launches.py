@@ -19,8 +19,9 @@ from gptoss_mlx.metal import (
     tile_attention,
 )
 from gptoss_mlx.operands import Heads, Rotation
+from tests.metal.arrays import random_array
 from tests.metal.expert_linears import random_experts
-from tests.metal.projections import random_array, random_norm, random_projection
+from tests.metal.projections import random_norm, random_projection
 
 WIDTH: Final = 192
 """Of the residual stream and of an expert, as in the pocket model."""

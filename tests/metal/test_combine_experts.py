@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.metal import combine_experts
-from tests.metal.grouped_cases import random_choice, random_rows, table_of, to_float64
+from tests.metal.arrays import random_array, to_float64
+from tests.metal.grouped_cases import random_choice, table_of
 from tests.simulator import Simulator, simulated
 from tests.tolerances import assert_close
 
@@ -17,7 +18,10 @@ def combined(
     rng = np.random.default_rng(tokens + hidden)
     chosen = random_choice(rng, tokens, 8, choices)
     weights = rng.dirichlet(np.ones(choices), tokens).astype(np.float32)
-    outputs, residual = random_rows(rng, tokens * choices, hidden, dtype), random_rows(rng, tokens, hidden, dtype)
+    outputs, residual = (
+        random_array(rng, tokens * choices, hidden, dtype=dtype),
+        random_array(rng, tokens, hidden, dtype=dtype),
+    )
     table = table_of(chosen, weights, 8, 8)
     with simulated(seed=seed) as simulator:
         found = combine_experts.launch(outputs, table, residual)

@@ -7,14 +7,8 @@ import pytest
 from gptoss_mlx.metal import expert_down
 from gptoss_mlx.operands import ExpertLinear
 from tests import reference
-from tests.metal.expert_linears import (
-    DTYPES,
-    LINES_OF_MLX,
-    apply_expert,
-    random_activations,
-    random_experts,
-    to_float64,
-)
+from tests.metal.arrays import random_array, to_float64
+from tests.metal.expert_linears import DTYPES, LINES_OF_MLX, apply_expert, random_experts
 from tests.simulator import simulated
 from tests.tolerances import assert_close
 
@@ -23,9 +17,9 @@ def check(experts: int, choices: int, intermediate: int, hidden: int, dtype: mx.
     """Compares one launch with float64; gives its transactions and the bytes that it loaded."""
     rng = np.random.default_rng(intermediate)
     down = random_experts(rng, experts, hidden, intermediate)
-    inner = random_activations(rng, choices, intermediate, dtype=dtype)
-    residual = random_activations(rng, 1, 1, hidden, dtype=dtype)
-    logits = random_activations(rng, 1, 1, experts, dtype=mx.float32)
+    inner = random_array(rng, choices, intermediate, dtype=dtype)
+    residual = random_array(rng, 1, 1, hidden, dtype=dtype)
+    logits = random_array(rng, 1, 1, experts, dtype=mx.float32)
     with simulated(seed=1, counting=True) as simulator:
         out = expert_down.launch(inner, logits, down, residual, choices)
     chosen, weights = reference.route(to_float64(logits)[0], choices)
@@ -64,9 +58,9 @@ def test_at_the_20b_s_widths_it_loads_the_chosen_weights_once_in_few_transaction
 def test_the_order_of_lanes_changes_no_bit(dtype: mx.Dtype) -> None:
     rng = np.random.default_rng(5)
     down = random_experts(rng, 8, 192, 192)
-    inner = random_activations(rng, 4, 192, dtype=dtype)
-    residual = random_activations(rng, 1, 1, 192, dtype=dtype)
-    logits = random_activations(rng, 1, 1, 8, dtype=mx.float32)
+    inner = random_array(rng, 4, 192, dtype=dtype)
+    residual = random_array(rng, 1, 1, 192, dtype=dtype)
+    logits = random_array(rng, 1, 1, 8, dtype=mx.float32)
     results = []
     for seed in range(3):
         with simulated(seed=seed):

@@ -6,15 +6,8 @@ import pytest
 
 from gptoss_mlx.metal import expert_gate_up
 from tests import reference
-from tests.metal.expert_linears import (
-    DTYPES,
-    LINES_OF_MLX,
-    apply_expert,
-    biased_experts,
-    random_activations,
-    random_experts,
-    to_float64,
-)
+from tests.metal.arrays import random_array, to_float64
+from tests.metal.expert_linears import DTYPES, LINES_OF_MLX, apply_expert, biased_experts, random_experts
 from tests.simulator import simulated
 from tests.tolerances import assert_close
 
@@ -26,8 +19,8 @@ def check(experts: int, choices: int, hidden: int, intermediate: int, dtype: mx.
     """Compares one launch with float64; gives its transactions and the bytes that it loaded."""
     rng = np.random.default_rng(hidden)
     gate_up = random_experts(rng, experts, 2 * intermediate, hidden)
-    normed = random_activations(rng, 1, 1, hidden, dtype=dtype)
-    logits = random_activations(rng, 1, 1, experts, dtype=mx.float32)
+    normed = random_array(rng, 1, 1, hidden, dtype=dtype)
+    logits = random_array(rng, 1, 1, experts, dtype=mx.float32)
     with simulated(seed=1, counting=True) as simulator:
         inner = expert_gate_up.launch(normed, logits, gate_up, choices, LIMIT, ALPHA)
     chosen, _ = reference.route(to_float64(logits)[0], choices)
@@ -67,8 +60,8 @@ def test_at_the_20b_s_widths_it_loads_the_chosen_weights_once_in_few_transaction
 def test_the_order_of_lanes_changes_no_bit(dtype: mx.Dtype) -> None:
     rng = np.random.default_rng(5)
     gate_up = random_experts(rng, 8, 384, 192)
-    normed = random_activations(rng, 1, 1, 192, dtype=dtype)
-    logits = random_activations(rng, 1, 1, 8, dtype=mx.float32)
+    normed = random_array(rng, 1, 1, 192, dtype=dtype)
+    logits = random_array(rng, 1, 1, 8, dtype=mx.float32)
     results = []
     for seed in range(3):
         with simulated(seed=seed):

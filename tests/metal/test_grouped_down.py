@@ -5,15 +5,8 @@ import numpy as np
 import pytest
 
 from gptoss_mlx.metal import grouped_down
-from tests.metal.grouped_cases import (
-    Experts,
-    random_choice,
-    random_experts,
-    random_rows,
-    sorted_pairs,
-    to_float64,
-    unweighted_table,
-)
+from tests.metal.arrays import random_array, to_float64
+from tests.metal.grouped_cases import Experts, random_choice, random_experts, sorted_pairs, unweighted_table
 from tests.simulator import Simulator, simulated
 from tests.tolerances import assert_close
 
@@ -35,7 +28,7 @@ def truth(inner: mx.array, chosen: np.ndarray, down: Experts) -> np.ndarray:
 def test_short_prompts_agree_with_float64_at_the_pocket_width(tokens: int, dtype: mx.Dtype) -> None:
     rng = np.random.default_rng(tokens)
     down = random_experts(rng, 8, 192, 192, dtype)
-    inner, chosen = random_rows(rng, tokens * 4, 192, dtype), random_choice(rng, tokens, 8, 4)
+    inner, chosen = random_array(rng, tokens * 4, 192, dtype=dtype), random_choice(rng, tokens, 8, 4)
     outputs, _ = launched(inner, chosen, down, 8)
     assert_close(outputs, truth(inner, chosen, down), dtype)
 
@@ -44,7 +37,7 @@ def test_short_prompts_agree_with_float64_at_the_pocket_width(tokens: int, dtype
 def test_long_prompts_agree_with_float64_where_neither_width_is_whole_tiles(tokens: int) -> None:
     rng = np.random.default_rng(tokens)
     down = random_experts(rng, 8, 96, 160)
-    inner, chosen = random_rows(rng, tokens * 4, 160, mx.bfloat16), random_choice(rng, tokens, 8, 4)
+    inner, chosen = random_array(rng, tokens * 4, 160, dtype=mx.bfloat16), random_choice(rng, tokens, 8, 4)
     outputs, _ = launched(inner, chosen, down, 64)
     assert_close(outputs, truth(inner, chosen, down), mx.bfloat16)
 
@@ -53,7 +46,7 @@ def test_long_prompts_agree_with_float64_where_neither_width_is_whole_tiles(toke
 def test_the_real_width_agrees_with_float64(dtype: mx.Dtype) -> None:
     rng = np.random.default_rng(1)
     down = random_experts(rng, 32, 32, 2880, dtype)
-    inner, chosen = random_rows(rng, 20, 2880, dtype), random_choice(rng, 5, 32, 4)
+    inner, chosen = random_array(rng, 20, 2880, dtype=dtype), random_choice(rng, 5, 32, 4)
     outputs, _ = launched(inner, chosen, down, 8)
     assert_close(outputs, truth(inner, chosen, down), dtype)
 
@@ -63,7 +56,7 @@ def test_the_real_width_agrees_with_float64(dtype: mx.Dtype) -> None:
 def test_more_of_the_real_width_agrees_with_float64(tokens: int, rows: int) -> None:
     rng = np.random.default_rng(rows)
     down = random_experts(rng, 4, rows, 2880)
-    inner, chosen = random_rows(rng, tokens * 2, 2880, mx.bfloat16), random_choice(rng, tokens, 4, 2)
+    inner, chosen = random_array(rng, tokens * 2, 2880, dtype=mx.bfloat16), random_choice(rng, tokens, 4, 2)
     outputs, _ = launched(inner, chosen, down, 8 if tokens == 5 else 64)
     assert_close(outputs, truth(inner, chosen, down), mx.bfloat16)
 
@@ -71,7 +64,7 @@ def test_more_of_the_real_width_agrees_with_float64(tokens: int, rows: int) -> N
 def test_the_order_of_lanes_changes_nothing() -> None:
     rng = np.random.default_rng(3)
     down = random_experts(rng, 8, 96, 160)
-    inner, chosen = random_rows(rng, 33 * 4, 160, mx.bfloat16), random_choice(rng, 33, 8, 4)
+    inner, chosen = random_array(rng, 33 * 4, 160, dtype=mx.bfloat16), random_choice(rng, 33, 8, 4)
     first, second, third = (to_float64(launched(inner, chosen, down, 64, seed)[0]) for seed in (0, 1, 2))
     np.testing.assert_array_equal(second, first)
     np.testing.assert_array_equal(third, first)
@@ -81,7 +74,7 @@ def test_weights_are_read_once_for_each_expert_whose_pairs_fit_a_tile() -> None:
     rng = np.random.default_rng(4)
     down = random_experts(rng, 8, 96, 160)
     chosen = np.array([[2, 5]] * 40 + [[7, 2]] * 20)
-    _, simulator = launched(random_rows(rng, 120, 160, mx.bfloat16), chosen, down, 64)
+    _, simulator = launched(random_array(rng, 120, 160, dtype=mx.bfloat16), chosen, down, 64)
     buffers = simulator.launches[-1].buffers
     assert buffers["blocks"].loaded_bytes == 3 * 96 * 160 // 2
     assert buffers["scales"].loaded_bytes == 3 * 96 * 160 // 32

@@ -6,7 +6,8 @@ import pytest
 
 from gptoss_mlx.metal import grouped_experts, tile_matmul
 from tests import reference
-from tests.metal.grouped_cases import ALPHA, LIMIT, Experts, random_experts, random_rows, sorted_pairs, to_float64
+from tests.metal.arrays import random_array, to_float64
+from tests.metal.grouped_cases import ALPHA, LIMIT, Experts, random_experts, sorted_pairs
 from tests.simulator import simulated
 from tests.tolerances import assert_close
 
@@ -30,8 +31,8 @@ def through_experts(
 def test_a_prompt_of_the_pocket_model_agrees_with_float64(tokens: int, dtype: mx.Dtype) -> None:
     rng = np.random.default_rng(tokens)
     gate_up, down = random_experts(rng, 8, 384, 192, dtype), random_experts(rng, 8, 192, 192, dtype)
-    x, residual = random_rows(rng, tokens, 192, dtype), random_rows(rng, tokens, 192, dtype)
-    logits = random_rows(rng, tokens, 8, mx.float32)
+    x, residual = random_array(rng, tokens, 192, dtype=dtype), random_array(rng, tokens, 192, dtype=dtype)
+    logits = random_array(rng, tokens, 8, dtype=mx.float32)
     with simulated(seed=1) as simulator:
         found = grouped_experts.launch(
             x, logits, residual, gate_up.linear, down.linear, experts_per_token=4, limit=LIMIT, alpha=ALPHA

@@ -6,6 +6,7 @@ import pytest
 
 from gptoss_mlx.metal import grouped_gate_up
 from gptoss_mlx.metal.tile_matmul import TILE_HEIGHTS
+from tests.metal.arrays import random_array, to_float64
 from tests.metal.grouped_cases import (
     ALPHA,
     LIMIT,
@@ -13,8 +14,6 @@ from tests.metal.grouped_cases import (
     gate_up_truth,
     random_choice,
     random_experts,
-    random_rows,
-    to_float64,
     unweighted_table,
 )
 from tests.simulator import Simulator, simulated
@@ -36,7 +35,7 @@ def launched(
 def test_short_prompts_agree_with_float64_at_the_pocket_width(tokens: int, dtype: mx.Dtype) -> None:
     rng = np.random.default_rng(tokens)
     gate_up = random_experts(rng, 8, 128, 192, dtype)
-    x, chosen = random_rows(rng, tokens, 192, dtype), random_choice(rng, tokens, 8, 4)
+    x, chosen = random_array(rng, tokens, 192, dtype=dtype), random_choice(rng, tokens, 8, 4)
     inner, _ = launched(x, chosen, gate_up, 8)
     assert_close(inner, gate_up_truth(x, chosen, gate_up), dtype)
 
@@ -45,7 +44,7 @@ def test_short_prompts_agree_with_float64_at_the_pocket_width(tokens: int, dtype
 def test_long_prompts_agree_with_float64_where_neither_width_is_whole_tiles(tokens: int) -> None:
     rng = np.random.default_rng(tokens)
     gate_up = random_experts(rng, 8, 160, 96)
-    x, chosen = random_rows(rng, tokens, 96, mx.bfloat16), random_choice(rng, tokens, 8, 4)
+    x, chosen = random_array(rng, tokens, 96, dtype=mx.bfloat16), random_choice(rng, tokens, 8, 4)
     inner, _ = launched(x, chosen, gate_up, 64)
     assert_close(inner, gate_up_truth(x, chosen, gate_up), mx.bfloat16)
 
@@ -54,7 +53,7 @@ def test_long_prompts_agree_with_float64_where_neither_width_is_whole_tiles(toke
 def test_the_last_step_takes_what_is_left_of_any_width(width: int) -> None:
     rng = np.random.default_rng(width)
     gate_up = random_experts(rng, 2, 64, width)
-    x, chosen = random_rows(rng, 3, width, mx.bfloat16), random_choice(rng, 3, 2, 2)
+    x, chosen = random_array(rng, 3, width, dtype=mx.bfloat16), random_choice(rng, 3, 2, 2)
     inner, _ = launched(x, chosen, gate_up, 8)
     assert_close(inner, gate_up_truth(x, chosen, gate_up), mx.bfloat16)
 
@@ -64,7 +63,7 @@ def test_tiles_of_every_height_hold_any_number_of_pairs(tile_rows: int) -> None:
     rng = np.random.default_rng(tile_rows)
     gate_up = random_experts(rng, 3, 96, 96, mx.float32)
     for tokens in (tile_rows - 1, tile_rows, tile_rows + 1, 2 * tile_rows + 9):
-        x = random_rows(rng, tokens, 96, mx.float32)
+        x = random_array(rng, tokens, 96, dtype=mx.float32)
         chosen = np.ones((tokens, 1), dtype=np.int64)  # experts 0 and 2 stay empty
         inner, _ = launched(x, chosen, gate_up, tile_rows)
         assert_close(inner, gate_up_truth(x, chosen, gate_up))
@@ -73,7 +72,7 @@ def test_tiles_of_every_height_hold_any_number_of_pairs(tile_rows: int) -> None:
 def test_a_pair_gives_the_same_bits_whatever_else_is_in_its_tile() -> None:
     rng = np.random.default_rng(1)
     gate_up = random_experts(rng, 3, 96, 96, mx.float32)
-    x = random_rows(rng, 40, 96, mx.float32)
+    x = random_array(rng, 40, 96, dtype=mx.float32)
     chosen = np.ones((40, 1), dtype=np.int64)
     inner, _ = launched(x, chosen, gate_up, 64)
     for rows, tile_rows in ((40, 8), (40, 16), (40, 32), (9, 64)):
@@ -85,7 +84,7 @@ def test_a_pair_gives_the_same_bits_whatever_else_is_in_its_tile() -> None:
 def test_the_real_width_agrees_with_float64(experts: int) -> None:
     rng = np.random.default_rng(experts)
     gate_up = random_experts(rng, experts, 64, 2880)
-    x, chosen = random_rows(rng, 5, 2880, mx.bfloat16), random_choice(rng, 5, experts, 4)
+    x, chosen = random_array(rng, 5, 2880, dtype=mx.bfloat16), random_choice(rng, 5, experts, 4)
     inner, _ = launched(x, chosen, gate_up, 8)
     assert_close(inner, gate_up_truth(x, chosen, gate_up), mx.bfloat16)
 
@@ -93,7 +92,7 @@ def test_the_real_width_agrees_with_float64(experts: int) -> None:
 def test_the_real_width_is_right_to_float32() -> None:
     rng = np.random.default_rng(2)
     gate_up = random_experts(rng, 4, 64, 2880, mx.float32)
-    x, chosen = random_rows(rng, 5, 2880, mx.float32), random_choice(rng, 5, 4, 2)
+    x, chosen = random_array(rng, 5, 2880, dtype=mx.float32), random_choice(rng, 5, 4, 2)
     inner, _ = launched(x, chosen, gate_up, 8)
     assert_close(inner, gate_up_truth(x, chosen, gate_up))
 
@@ -103,7 +102,7 @@ def test_the_real_width_is_right_to_float32() -> None:
 def test_more_of_the_real_width_agrees_with_float64(tokens: int, rows: int) -> None:
     rng = np.random.default_rng(rows)
     gate_up = random_experts(rng, 4, rows, 2880)
-    x, chosen = random_rows(rng, tokens, 2880, mx.bfloat16), random_choice(rng, tokens, 4, 2)
+    x, chosen = random_array(rng, tokens, 2880, dtype=mx.bfloat16), random_choice(rng, tokens, 4, 2)
     inner, _ = launched(x, chosen, gate_up, 8 if tokens == 5 else 64)
     assert_close(inner, gate_up_truth(x, chosen, gate_up), mx.bfloat16)
 
@@ -117,7 +116,7 @@ def test_gate_and_up_are_clamped_and_the_sigmoid_holds_far_out() -> None:
         linear=type(gate_up.linear)(gate_up.linear.blocks, gate_up.linear.scales, mx.array(bias)),
         bias=bias.astype(np.float64),
     )
-    x, chosen = random_rows(rng, 7, 96, mx.float32), np.ones((7, 1), dtype=np.int64)
+    x, chosen = random_array(rng, 7, 96, dtype=mx.float32), np.ones((7, 1), dtype=np.int64)
     inner, _ = launched(x, chosen, gate_up, 8)
     with np.errstate(over="ignore"):
         expected = gate_up_truth(x, chosen, gate_up)
@@ -144,7 +143,7 @@ def test_the_largest_scale_bytes_are_exact_beside_the_smallest(dtype: mx.Dtype) 
 def test_scale_bytes_below_16_are_right_in_absolute_terms(scale: int) -> None:
     rng = np.random.default_rng(scale)
     gate_up = random_experts(rng, 8, 128, 192, mx.float32, scales=(scale,))
-    x, chosen = random_rows(rng, 3, 192, mx.float32) * 1e3, random_choice(rng, 3, 8, 4)
+    x, chosen = random_array(rng, 3, 192, dtype=mx.float32) * 1e3, random_choice(rng, 3, 8, 4)
     inner, _ = launched(x, chosen, gate_up, 8)
     assert_close(inner, gate_up_truth(x, chosen, gate_up))
 
@@ -152,7 +151,7 @@ def test_scale_bytes_below_16_are_right_in_absolute_terms(scale: int) -> None:
 def test_scale_byte_16_is_exact() -> None:
     rng = np.random.default_rng(16)
     gate_up = random_experts(rng, 8, 128, 192, mx.float32, scales=(16,))
-    x, chosen = random_rows(rng, 3, 192, mx.float32) * 2.0**107, random_choice(rng, 3, 8, 4)
+    x, chosen = random_array(rng, 3, 192, dtype=mx.float32) * 2.0**107, random_choice(rng, 3, 8, 4)
     inner, _ = launched(x, chosen, gate_up, 8)
     assert_close(inner, gate_up_truth(x, chosen, gate_up))
 
@@ -160,7 +159,7 @@ def test_scale_byte_16_is_exact() -> None:
 def test_scales_beyond_the_range_of_half_do_no_harm_in_half() -> None:
     rng = np.random.default_rng(6)
     gate_up = random_experts(rng, 8, 128, 192, mx.float16, scales=(140, 145))
-    x = (random_rows(rng, 3, 192, mx.float32) * 2.0**-20).astype(mx.float16)
+    x = (random_array(rng, 3, 192, dtype=mx.float32) * 2.0**-20).astype(mx.float16)
     chosen = random_choice(rng, 3, 8, 4)
     inner, _ = launched(x, chosen, gate_up, 8)
     assert_close(inner, gate_up_truth(x, chosen, gate_up), mx.float16)
@@ -169,7 +168,7 @@ def test_scales_beyond_the_range_of_half_do_no_harm_in_half() -> None:
 def test_the_order_of_lanes_changes_nothing() -> None:
     rng = np.random.default_rng(7)
     gate_up = random_experts(rng, 8, 160, 96)
-    x, chosen = random_rows(rng, 33, 96, mx.bfloat16), random_choice(rng, 33, 8, 4)
+    x, chosen = random_array(rng, 33, 96, dtype=mx.bfloat16), random_choice(rng, 33, 8, 4)
     first, second, third = (to_float64(launched(x, chosen, gate_up, 64, seed)[0]) for seed in (0, 1, 2))
     np.testing.assert_array_equal(second, first)
     np.testing.assert_array_equal(third, first)
@@ -179,7 +178,7 @@ def test_weights_are_read_once_for_each_expert_whose_pairs_fit_a_tile() -> None:
     rng = np.random.default_rng(8)
     gate_up = random_experts(rng, 8, 160, 96)
     chosen = np.array([[2, 5]] * 40 + [[7, 2]] * 20)
-    _, simulator = launched(random_rows(rng, 60, 96, mx.bfloat16), chosen, gate_up, 64)
+    _, simulator = launched(random_array(rng, 60, 96, dtype=mx.bfloat16), chosen, gate_up, 64)
     buffers = simulator.launches[-1].buffers
     assert buffers["blocks"].loaded_bytes == 3 * 160 * 96 // 2
     assert buffers["scales"].loaded_bytes == 3 * 160 * 96 // 32
@@ -191,7 +190,7 @@ def test_weights_are_loaded_in_lines_of_128_bytes(width: int, lines: float) -> N
     rng = np.random.default_rng(width)
     gate_up = random_experts(rng, 4, 64, width)
     _, simulator = launched(
-        random_rows(rng, 1, width, mx.bfloat16), np.array([[0, 1, 2, 3]]), gate_up, 8, counting=True
+        random_array(rng, 1, width, dtype=mx.bfloat16), np.array([[0, 1, 2, 3]]), gate_up, 8, counting=True
     )
     blocks, scales = (simulator.launches[-1].buffers[name] for name in ("blocks", "scales"))
     # Rows of 2880 values begin on a line in one case of four.

@@ -7,14 +7,13 @@ import pytest
 from gptoss_mlx.metal import linear_residual
 from gptoss_mlx.operands import Linear, Projection, QuantizedLinear
 from gptoss_mlx.ops.reference import ReferenceOps
+from tests.metal.arrays import random_array, to_float64
 from tests.metal.projections import (
     FORMATS,
     NARROW,
     WIDE,
     assert_weights_are_loaded_once,
-    exact,
     exact_product,
-    random_array,
     random_projection,
 )
 from tests.simulator import simulated
@@ -33,7 +32,7 @@ def operands(
 
 
 def expected(x: mx.array, linear: Projection, residual: mx.array) -> np.ndarray:
-    return exact(residual) + exact_product(exact(x).reshape(-1), linear)
+    return to_float64(residual) + exact_product(to_float64(x).reshape(-1), linear)
 
 
 def assert_right(call: tuple[mx.array, Projection, mx.array], seed: int = 0) -> None:
@@ -83,8 +82,8 @@ def test_codes_are_read_as_mlx_writes_them():
         codes, scales, offsets = mx.quantize(weight, 32, bits)
         with simulated():
             out = linear_residual.launch(x, QuantizedLinear(codes, scales, offsets, bits, 32), residual)
-        dequantized = exact(mx.dequantize(codes, scales, offsets, 32, bits))
-        assert_within(out, (dequantized @ exact(x).reshape(-1))[None, None], ONE_ROUNDING[mx.float32])
+        dequantized = to_float64(mx.dequantize(codes, scales, offsets, 32, bits))
+        assert_within(out, (dequantized @ to_float64(x).reshape(-1))[None, None], ONE_ROUNDING[mx.float32])
 
 
 def test_a_sum_that_no_half_holds_goes_through_float():
@@ -109,7 +108,7 @@ def test_it_gives_what_the_reference_gives():
     call = operands(256, 192, dtype=mx.float32)
     with simulated():
         out = linear_residual.launch(*call)
-    assert_within(out, exact(ReferenceOps().linear_residual(*call)), OPERATION_ERROR[mx.float32])
+    assert_within(out, to_float64(ReferenceOps().linear_residual(*call)), OPERATION_ERROR[mx.float32])
 
 
 def test_what_it_does_not_serve_it_refuses():

@@ -10,13 +10,13 @@ import pytest
 
 from gptoss_mlx.metal import merge_argmax, norm_lm_head
 from gptoss_mlx.operands import Linear, Norm, Projection, QuantizedLinear
+from tests.metal.arrays import random_array
 from tests.metal.projections import (
     FORMATS,
     NARROW,
     assert_weights_are_loaded_once,
     exact_norm,
     exact_product,
-    random_array,
     random_norm,
     random_projection,
 )

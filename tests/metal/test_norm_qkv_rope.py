@@ -7,14 +7,13 @@ import pytest
 from gptoss_mlx.metal import norm_qkv_rope
 from gptoss_mlx.operands import Heads, Norm, Projection, QuantizedLinear, Rotation
 from gptoss_mlx.ops.reference import ReferenceOps
+from tests.metal.arrays import random_array, to_float64
 from tests.metal.projections import (
     FORMATS,
     NARROW,
     assert_weights_are_loaded_once,
-    exact,
     exact_norm,
     exact_product,
-    random_array,
     random_norm,
     random_projection,
 )
@@ -39,7 +38,9 @@ def expected(
     """Queries `[1, query, 1, 64]` and rows `[1, 2 * kv, 1, 64]`, the pairs turned as complex numbers."""
     projected = exact_product(exact_norm(x, norm), qkv).reshape(-1, 64)
     turned = heads.query + heads.kv
-    spun = (projected[:turned, :32] + 1j * projected[:turned, 32:]) * (exact(rotation.cos) + 1j * exact(rotation.sin))
+    spun = (projected[:turned, :32] + 1j * projected[:turned, 32:]) * (
+        to_float64(rotation.cos) + 1j * to_float64(rotation.sin)
+    )
     projected[:turned] = np.concatenate([spun.real, spun.imag], axis=1)
     return projected[None, : heads.query, None], projected[None, heads.query :, None]
 
@@ -148,8 +149,8 @@ def test_it_gives_what_the_reference_gives():
     with simulated():
         q, rows = norm_qkv_rope.launch(*call)
     reference_q, reference_rows = ReferenceOps().norm_qkv_rope(*call)
-    assert_within(q, exact(reference_q), OPERATION_ERROR[mx.float32])
-    assert_within(rows, exact(reference_rows), OPERATION_ERROR[mx.float32])
+    assert_within(q, to_float64(reference_q), OPERATION_ERROR[mx.float32])
+    assert_within(rows, to_float64(reference_rows), OPERATION_ERROR[mx.float32])
 
 
 def test_what_it_does_not_serve_it_refuses():

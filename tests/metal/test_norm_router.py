@@ -6,14 +6,13 @@ import pytest
 
 from gptoss_mlx.metal import norm_router
 from gptoss_mlx.operands import Norm, Projection
+from tests.metal.arrays import random_array, to_float64
 from tests.metal.projections import (
     FORMATS,
     NARROW,
     assert_weights_are_loaded_once,
-    exact,
     exact_norm,
     exact_product,
-    random_array,
     random_norm,
     random_projection,
 )
@@ -40,7 +39,7 @@ def assert_right(call: tuple[mx.array, Norm, Projection], seed: int = 0) -> None
     expected = exact_norm(x, norm)
     assert_within(normed, expected.reshape(x.shape), AFTER_ROUNDING[x.dtype])
     # The product with what the kernel itself normed: in it, no rounding is left to go one way or the other.
-    assert_within(logits, exact_product(exact(normed).reshape(-1), router)[None, None], AFTER_ROUNDING[mx.float32])
+    assert_within(logits, exact_product(to_float64(normed).reshape(-1), router)[None, None], AFTER_ROUNDING[mx.float32])
 
 
 @pytest.mark.parametrize("experts", [32, 128])
@@ -50,7 +49,7 @@ def test_at_the_models_widths_it_agrees_with_float64_and_reads_every_weight_once
     with simulated(seed=3, counting=True) as simulator:
         normed, logits = norm_router.launch(x, norm, router)
     assert_within(normed, exact_norm(x, norm).reshape(x.shape), AFTER_ROUNDING[mx.bfloat16])
-    expected = exact_product(exact(normed).reshape(-1), router)
+    expected = exact_product(to_float64(normed).reshape(-1), router)
     assert_within(logits, expected[None, None], AFTER_ROUNDING[mx.float32])
     assert_weights_are_loaded_once(simulator.launches[-1], router, most_lines=2.0)
 
