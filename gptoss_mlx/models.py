@@ -12,7 +12,7 @@ from gptoss_mlx.checkpoint import open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import GptOssError, ModelNotFound
 from gptoss_mlx.manifest import MANIFEST_NAME
-from gptoss_mlx.settings import models_folder
+from gptoss_mlx.settings import PARTIAL_SUFFIX, models_folder
 
 POCKET = "pocket"
 """The name of the small model inside the package."""
@@ -104,7 +104,7 @@ def list_models() -> tuple[list[ListedModel], list[str]]:
     models = [ListedModel(POCKET, POCKET_FOLDER, pocket.config, size, None)]
     faults: list[str] = []
     for folder in _folders(models_folder()):
-        if folder.name.endswith(".partial"):
+        if folder.name.endswith(PARTIAL_SUFFIX):
             faults.append(f"{folder.name}: a conversion that runs or was stopped; the same command goes on with it")
             continue
         try:

@@ -10,10 +10,17 @@ none of them, `on` all of them, unchecked.
 import os
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import platformdirs
 
 from gptoss_mlx.errors import UsageError
+
+PARTIAL_SUFFIX: Final = ".partial"
+"""What a model's folder ends in until it is whole."""
+
+DOWNLOAD_NAME: Final = "download"
+"""The folder, in an unfinished model, for what comes from the hub."""
 
 
 class KernelSetting(StrEnum):

@@ -1,0 +1,39 @@
+"""A small checkpoint of the true layout, and a hub that serves it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gptoss_mlx.models import POCKET_FOLDER
+from tests.hub.stand_in import StandInHub
+from tests.random_checkpoint import random_checkpoint
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository as OpenAI's is: three shards at the root, the small files, and copies that nobody needs. 9 MB."""
+    folder = random_checkpoint(
+        tmp_path_factory.mktemp("published") / "gpt-oss-20b",
+        seed=3,
+        shards=3,
+        vocab_size=3021,
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=6,
+    )
+    shutil.copy(POCKET_FOLDER / "tokenizer.json", folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [61]}\n')
+    (folder / "README.md").write_text("# A model\n")
+    for other in ("original", "metal"):
+        (folder / other).mkdir()
+        (folder / other / "config.json").write_text("{}")
+        (folder / other / "model.safetensors").write_bytes(bytes(20_000))
+    return folder
+
+
+@pytest.fixture
+def hub(published: Path) -> Iterator[StandInHub]:
+    with StandInHub(published) as served:
+        yield served
