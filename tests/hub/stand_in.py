@@ -10,9 +10,11 @@ a redirect to another host name as the real one does. `python -m tests.hub.stand
 and prints its address first.
 """
 
+import contextlib
 import fnmatch
 import hashlib
 import json
+import socket
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee00" * 5
@@ -82,8 +84,7 @@ class StandInHub:
         """Set when the hub closes, which ends stalls."""
         self._lock = threading.Lock()
         self._sha256: dict[Path, str] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -115,6 +116,7 @@ class StandInHub:
         self.stalled.set()
         self._server.shutdown()
         self._server.server_close()
+        self._server.cut_all()
 
     def __enter__(self) -> Self:
         return self
@@ -170,6 +172,33 @@ class StandInHub:
         return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._connections: set[socket.socket] = set()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def cut_all(self) -> None:
+        """Ends connections that are kept alive, too."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves in the middle of an answer is nothing to speak of."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: StandInHub
     protocol_version = "HTTP/1.1"
@@ -192,6 +221,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._resolve(path)
             elif path.startswith("/lfs/"):
                 self._lfs(path)
+            elif path == "/api/agent-harnesses":
+                # huggingface_hub's own question, once a day at most; nothing that a download asks for.
+                self._json({"standardEnvVars": [], "harnesses": {}})
             else:
                 self.hub.note(self._request(path))
                 self._error(401 if path.startswith("/api/") else 404, "RepoNotFound")
@@ -224,9 +256,20 @@ class _Handler(BaseHTTPRequestHandler):
         elif rest[0] == "tree":
             self._json([self.hub.entry(file) for file in self.hub.files()])
         else:
-            files = [{"rfilename": file.relative_to(self.hub.folder).as_posix()} for file in self.hub.files()]
+            files = [self._sibling(file) for file in self.hub.files()]
             name = self.hub.repository
             self._json({"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "private": False, "siblings": files})
+
+    def _sibling(self, file: Path) -> dict[str, object]:
+        """A file as the model's info lists it."""
+        entry = self.hub.entry(file)
+        sibling: dict[str, object] = {"rfilename": entry["path"]}
+        if "blobs=" in self.path:
+            sibling |= {"size": entry["size"], "blobId": entry["oid"]}
+            if "lfs" in entry:
+                sha256 = self.hub.sha256(file)
+                sibling["lfs"] = {"sha256": sha256, "size": entry["size"], "pointerSize": 135}
+        return sibling
 
     def _resolve(self, path: str) -> None:
         revision, _, name = path.removeprefix(f"/{self.hub.repository}/resolve/").partition("/")
