@@ -4,14 +4,16 @@ DST.partial/    everything until the last byte is on the disk: finished files, n
 DST/            the finished model, which appears by one rename
 """
 
+import contextlib
 import fcntl
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from gptoss_mlx.convert.pieces import file_pieces
 from gptoss_mlx.convert.plan import PlannedFile
@@ -38,21 +40,47 @@ SPARE_BYTES: Final = 64 << 20
 
 
 @contextmanager
-def locked(partial: Path) -> Iterator[None]:
-    """Makes `partial` and keeps everybody else out of it.
+def locked(partial: Path, *, wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Makes `partial` and keeps everybody else out of it; removes it in the end if nothing was put there.
 
-    Raises `UsageError` when somebody is at work there, or when it holds something else than a conversion.
+    Somebody who is at work there already is waited for, with `wait` called again and again, or without it a
+    `UsageError`, as is a folder that holds something else than a conversion.
     """
-    _check_partial(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK_NAME).open("w") as lock:
+    with contextlib.ExitStack() as stack:
+        while True:
+            _check_partial(partial)
+            partial.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = stack.enter_context((partial / LOCK_NAME).open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                # Whoever was at work has just finished, and the folder has another name.
+                continue
+            except BlockingIOError as error:
+                stack.close()
+                if wait is None:
+                    raise UsageError(
+                        f"another conversion is writing {partial}; wait for it, or choose another destination"
+                    ) from error
+                wait()
+                continue
+            if _is_at(lock, partial / LOCK_NAME):
+                break
+            stack.close()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"another conversion is writing {partial}; wait for it, or choose another destination"
-            ) from error
-        yield
+            yield
+        finally:
+            if partial.is_dir() and [path.name for path in partial.iterdir()] == [LOCK_NAME]:
+                (partial / LOCK_NAME).unlink()
+                partial.rmdir()
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether the open `file` is the one that has the name `path` now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _check_partial(partial: Path) -> None:

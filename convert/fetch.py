@@ -36,7 +36,7 @@ ATTEMPTS: Final = 2
 """How often a file is fetched from its first byte before its checksum is held against it."""
 
 DRIP_BYTES: Final = 1 << 10
-"""A connection that brings less than this a second, for as long as a stall may last, is as good as dead."""
+"""Less than this a second is as good as nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +60,22 @@ class Stopped:
     """Says when the work is to end: set by the caller, asked by everybody."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self.event = threading.Event()
 
     def set(self) -> None:
         """Ends the work at its next step."""
-        self._event.set()
+        self.event.set()
 
     def __call__(self) -> bool:
-        return self._event.is_set()
+        return self.event.is_set()
 
     def wait(self, seconds: float) -> None:
         """Sleeps for so long, or until the end."""
-        self._event.wait(seconds)
+        self.event.wait(seconds)
 
     def check(self) -> None:
         """Raises `Cancelled` at the end."""
-        if self._event.is_set():
+        if self.event.is_set():
             raise Cancelled("the download was stopped; the same call goes on with it")
 
 
@@ -115,12 +115,16 @@ class _Retries:
     def __init__(self, options: FetchOptions) -> None:
         self._options = options
         self._moved_at = time.monotonic()
+        self._bytes = 0
+        """What came since then."""
         self._failures = 0
 
-    def moved(self) -> None:
-        """Bytes came."""
-        self._moved_at = time.monotonic()
-        self._failures = 0
+    def moved(self, count: int) -> None:
+        """So many bytes came; a few that come now and then do not count."""
+        self._bytes += count
+        now = time.monotonic()
+        if self._bytes >= DRIP_BYTES * (now - self._moved_at):
+            self._moved_at, self._bytes, self._failures = now, 0, 0
 
     def wait(self, failure: _Passing, stopped: Stopped) -> None:
         """Sleeps before the next try. Raises the failure's reason when there have been enough."""
@@ -147,7 +151,7 @@ def fetch_range(url: str, file: RemoteFile, start: int, end: int, options: Fetch
                 for piece in response.iter_raw():
                     data += piece[skip:]
                     skip = max(skip - len(piece), 0)
-                    retries.moved()
+                    retries.moved(len(piece))
                     if len(data) >= end - start:
                         break
         except _Passing as failure:
@@ -286,7 +290,7 @@ class _Fetch:
             if self._ended():
                 return
             self._limiter.take(len(data), self._stopped)
-            self._retries.moved()
+            self._retries.moved(len(data))
             window_bytes += len(data)
             if (now := time.monotonic()) - window > self._options.stall_seconds:
                 slow = self._options.bytes_per_second is None and window_bytes < DRIP_BYTES * (now - window)

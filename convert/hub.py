@@ -120,7 +120,14 @@ def hub_headers() -> dict[str, str]:
     return dict(build_hf_headers(library_name="gptoss-mlx"))
 
 
-def list_repository(repository: str, revision: str | None, *, give_up_seconds: float = 60.0) -> Listing:
+def list_repository(
+    repository: str,
+    revision: str | None,
+    *,
+    give_up_seconds: float = 60.0,
+    first_wait_seconds: float = 0.5,
+    longest_wait_seconds: float = 15.0,
+) -> Listing:
     """What the model at `revision` (a branch, tag or commit; default: main) needs.
 
     Asks the hub once, and again while it is only busy; offline, looks into the user's cache. Raises `DownloadError`,
@@ -128,7 +135,7 @@ def list_repository(repository: str, revision: str | None, *, give_up_seconds: f
     """
     if is_offline():
         return _needed(_list_cache(repository, revision))
-    started, wait = time.monotonic(), 0.5
+    started, wait = time.monotonic(), first_wait_seconds
     while True:
         try:
             info = HfApi().model_info(
@@ -139,7 +146,7 @@ def list_repository(repository: str, revision: str | None, *, give_up_seconds: f
             if not is_passing(error) or time.monotonic() - started + wait > give_up_seconds:
                 raise explain(error, repository, revision) from error
             time.sleep(wait)
-            wait = min(2 * wait, 15.0)
+            wait = min(2 * wait, longest_wait_seconds)
     files = []
     for sibling in info.siblings or ():
         if sibling.size is None or sibling.blob_id is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.convert import fetch, part
 from gptoss_mlx.models import POCKET_FOLDER
 from tests.hub.stand_in import StandInHub
 from tests.random_checkpoint import random_checkpoint
@@ -37,3 +38,20 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(published: Path) -> Iterator[StandInHub]:
     with StandInHub(published) as served:
         yield served
+
+
+@pytest.fixture
+def endpoint(hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What HF_ENDPOINT and HF_HOME do for a new process."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub cache"))
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
+
+
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files go over several connections in many pieces, as large ones do."""
+    monkeypatch.setattr(fetch, "SMALL_BYTES", 200_000)
+    monkeypatch.setattr(part, "EXTENT_BYTES", 50_000)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_mlx.convert import fetch, part
 from gptoss_mlx.convert.fetch import FetchOptions, Limiter, Stopped, fetch_file, fetch_range
 from gptoss_mlx.convert.hub import Listing, RemoteFile, list_repository, split_name
 from gptoss_mlx.convert.part import Part, Writer
 from gptoss_mlx.errors import Cancelled, ChecksumError, DownloadError, ModelNotFound, UsageError
+from tests.hub.conftest import cut_small
 from tests.hub.stand_in import COMMIT, FaultKind, StandInHub
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -22,21 +22,8 @@ REPOSITORY = "openai/gpt-oss-20b"
 
 
 @pytest.fixture(autouse=True)
-def endpoint(hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    point_to(hub.url, monkeypatch, tmp_path)
-    # Small files go over several connections, too.
-    monkeypatch.setattr(fetch, "SMALL_BYTES", 200_000)
-    monkeypatch.setattr(part, "EXTENT_BYTES", 50_000)
-
-
-def point_to(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What HF_ENDPOINT and HF_HOME do for a new process."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub cache"))
-    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)
+def small_pieces(endpoint: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_small(monkeypatch)
 
 
 def get(folder: Path, name: str = SHARD, options: FetchOptions = QUICK, stopped: Stopped | None = None) -> Path:
