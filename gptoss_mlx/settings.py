@@ -59,6 +59,11 @@ def models_folder() -> Path:
     return home_folder() / "models"
 
 
+def used_folder() -> Path:
+    """When each model was used last: an empty file of its name each, by its time; not made by this call."""
+    return home_folder() / "used"
+
+
 def kernels_folder() -> Path:
     """What was found about the kernels on this machine, a file for each shape of model; not made by this call."""
     return home_folder() / "kernels"

@@ -34,6 +34,22 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with shards that go over several connections without tricks. 87 MB."""
+    folder = random_checkpoint(
+        tmp_path_factory.mktemp("larger") / "gpt-oss-20b",
+        seed=4,
+        shards=3,
+        vocab_size=3021,
+        hidden_size=1024,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+    )
+    shutil.copy(POCKET_FOLDER / "tokenizer.json", folder)
+    return folder
+
+
 @pytest.fixture
 def hub(published: Path) -> Iterator[StandInHub]:
     with StandInHub(published) as served:

@@ -7,7 +7,8 @@
 
 It answers what huggingface_hub 2.4.0 and ranged downloads ask for: model info, the tree, and files, large ones through
 a redirect to another host name as the real one does. `python -m tests.hub.stand_in FOLDER` serves until it is killed
-and prints its address first.
+and prints its address first; a second
+argument limits the bytes a second of all connections together.
 """
 
 import contextlib
@@ -78,6 +79,9 @@ class StandInHub:
         self.token = token
         """What requests must carry; None for a repository that is open to all."""
         self.gated = False
+        self.rate: float | None = None
+        """Bytes a second of all connections together, as of a line."""
+        self._line_free_at = 0.0
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.stalled = threading.Event()
@@ -127,6 +131,16 @@ class StandInHub:
         self.close()
 
     # What the handler asks
+
+    def pace(self, count: int) -> None:
+        """Waits until the line has carried `count` more bytes."""
+        if self.rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._line_free_at = max(self._line_free_at, now) + count / self.rate
+            wait = self._line_free_at - now
+        time.sleep(wait)
 
     def files(self) -> list[Path]:
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
@@ -341,7 +355,7 @@ class _Handler(BaseHTTPRequestHandler):
         after = end - start if fault is None or kind in ("wrong bytes", "short file", "slow") else fault.after
         good = end if kind in (None, "wrong length", "no ranges") else min(end, start + after)
         with file.open("rb") as opened:
-            if kind is None:
+            if kind is None and self.hub.rate is None:
                 # As fast as it goes: sendfile does not pass through Python.
                 self.wfile.flush()
                 request.sent += self.connection.sendfile(opened, start, end - start)
@@ -353,6 +367,7 @@ class _Handler(BaseHTTPRequestHandler):
                 position += len(piece)
                 if kind == "wrong bytes" and position == end:
                     piece = piece[:-1] + bytes([piece[-1] ^ 0xFF])
+                self.hub.pace(len(piece))
                 self.wfile.write(piece)
                 request.sent += len(piece)
                 if fault is not None and kind == "slow":
@@ -382,5 +397,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     with StandInHub(Path(sys.argv[1])) as served:
+        served.rate = float(sys.argv[2]) if len(sys.argv) > 2 else None
         print(served.url, flush=True)
         threading.Event().wait()
