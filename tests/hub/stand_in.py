@@ -7,8 +7,7 @@
 
 It answers what huggingface_hub 2.4.0 and ranged downloads ask for: model info, the tree, and files, large ones through
 a redirect to another host name as the real one does. `python -m tests.hub.stand_in FOLDER` serves until it is killed
-and prints its address first; a second
-argument limits the bytes a second of all connections together.
+and prints its address first; a second argument limits the bytes a second of all connections together.
 """
 
 import contextlib

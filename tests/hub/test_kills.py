@@ -20,6 +20,9 @@ from tests.hub.stand_in import StandInHub
 LOST_BYTES = 16 << 20
 """What a kill may cost."""
 
+STEPS = 1000
+"""About as many as a pull takes."""
+
 KILLED_AT = """
 import os, shutil, sys
 from pathlib import Path
