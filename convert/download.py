@@ -1,6 +1,7 @@
 """`download`: a model from the hub, verified and ready to run, in one call that may be stopped and repeated."""
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def download(
     options: FetchOptions | None = None,
     planned: Callable[[DownloadPlan], None] | None = None,
     progress: Callable[[DownloadProgress], None] | None = None,
-    stopped: Stopped | None = None,
+    stop: threading.Event | None = None,
 ) -> DownloadReport:
     """Downloads, verifies and converts `model`: `"20b"`, `"120b"`, `"OWNER/NAME"`, or any of them with `@REVISION`.
 
@@ -67,12 +68,12 @@ def download(
     model waits for the first.
 
     Raises NotEnoughDisk and NotEnoughMemory before anything is downloaded, DownloadError, ChecksumError, ModelNotFound,
-    UsageError, and Cancelled after `stopped.set()`.
+    UsageError, and Cancelled once `stop` is set.
     """
     started = time.monotonic()
     repository, revision = split_name(model)
     target = destination(repository, path, dense_bits)
-    stopped = Stopped() if stopped is None else stopped
+    stopped = Stopped(stop)
     report = progress or _no_progress
     options = FetchOptions() if options is None else options
     if (there := find_there(target, repository, revision, dense_bits)) is not None:

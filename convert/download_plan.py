@@ -41,6 +41,10 @@ FIRST_BYTES: Final = 128 << 10
 """Of a shard, asked for to read its header; enough for gpt-oss."""
 
 
+LISTING_SECONDS: Final = 20.0
+"""Somebody who is not on the net at all should not wait long to hear it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One file of tensors."""
@@ -140,7 +144,7 @@ def plan_download(
         listing = list_repository(
             repository,
             revision,
-            give_up_seconds=options.give_up_seconds,
+            give_up_seconds=min(options.give_up_seconds, LISTING_SECONDS),
             first_wait_seconds=options.first_wait_seconds,
             longest_wait_seconds=options.longest_wait_seconds,
         )
@@ -250,11 +254,11 @@ class _Reader:
         for path in (self._folder / name, cached_file(self._listing, file)):
             if path is not None and path.is_file():
                 content = path.read_bytes()
-                if _is_right(file, content):
+                if file.matches(content):
                     return content
         for _ in range(2):
             content = self._fetch(file, 0, file.size)
-            if _is_right(file, content):
+            if file.matches(content):
                 return content
         raise ChecksumError(f"{name} arrived with wrong bytes twice; run the same command again later")
 
@@ -288,12 +292,6 @@ class _Reader:
 
     def _fetch(self, file: RemoteFile, start: int, end: int) -> bytes:
         return fetch_range(self._listing.url(file), file, start, end, self._options, self._stopped)
-
-
-def _is_right(file: RemoteFile, content: bytes) -> bool:
-    digest = file.digest()
-    digest.update(content)
-    return len(content) == file.size and digest.hexdigest() == file.checksum
 
 
 def _make_steps(

@@ -59,8 +59,8 @@ class FetchOptions:
 class Stopped:
     """Says when the work is to end: set by the caller, asked by everybody."""
 
-    def __init__(self) -> None:
-        self.event = threading.Event()
+    def __init__(self, event: threading.Event | None = None) -> None:
+        self.event = threading.Event() if event is None else event
 
     def set(self) -> None:
         """Ends the work at its next step."""

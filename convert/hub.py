@@ -70,6 +70,12 @@ class RemoteFile:
             return hashlib.sha256()
         return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
 
+    def matches(self, content: bytes) -> bool:
+        """Whether `content` is the file's."""
+        digest = self.digest()
+        digest.update(content)
+        return len(content) == self.size and digest.hexdigest() == self.checksum
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:

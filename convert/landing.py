@@ -244,16 +244,16 @@ class Landing:
         for name, content in self._plan.small.items():
             file = self._plan.listing.file(name)
             assert file is not None
-            cached = cached_file(self._plan.listing, file)
-            if content is None and cached is not None:
+            path = self._plan.folder / name
+            if path.is_file() and file.matches(path.read_bytes()):
+                continue
+            path.unlink(missing_ok=True)
+            if content is None and (cached := cached_file(self._plan.listing, file)) is not None:
                 content = cached.read_bytes()
-                digest = file.digest()
-                digest.update(content)
-                content = content if digest.hexdigest() == file.checksum else None
-            if content is None:
-                self._fetch(file, self._stopped)
-            else:
+            if content is not None and file.matches(content):
                 write_small_file(self._plan.folder, name, content)
+            else:
+                self._fetch(file, self._stopped)
 
     # Progress
 

@@ -12,7 +12,7 @@ from gptoss_mlx.convert import download_plan
 from gptoss_mlx.convert.conversion import convert_model
 from gptoss_mlx.convert.download import download
 from gptoss_mlx.convert.download_plan import DownloadPlan
-from gptoss_mlx.convert.fetch import FetchOptions, Stopped
+from gptoss_mlx.convert.fetch import FetchOptions
 from gptoss_mlx.convert.landing import DownloadProgress
 from gptoss_mlx.convert.verify import verify_model
 from gptoss_mlx.errors import (
@@ -227,14 +227,14 @@ def test_a_stop_is_heard_and_the_next_call_goes_on(
     hub: StandInHub, published: Path, converted: dict[int | None, dict[str, bytes]], home: Path
 ) -> None:
     hub.fail("slow", SHARDS[1], times=1e9, after=1_000_000)
-    stopped = Stopped()
+    stop = threading.Event()
 
     def stop_later(progress: DownloadProgress) -> None:
         if progress.files and 0 < progress.files[1].done_bytes < progress.files[1].total_bytes:
-            stopped.set()
+            stop.set()
 
     with pytest.raises(Cancelled, match="the same call goes on"):
-        download("20b", options=QUICK, progress=stop_later, stopped=stopped)
+        download("20b", options=QUICK, progress=stop_later, stop=stop)
     assert names() == ["pocket"]
     first = hub.sent(SHARDS[1])
     assert first > 0
@@ -269,6 +269,17 @@ def test_two_downloads_of_one_model_one_waits(
     assert [path.name for path in first.folder.parent.iterdir()] == ["gpt-oss-20b"]
     for shard in SHARDS:
         assert hub.sent(shard) < (published / shard).stat().st_size + 40_000
+
+
+def test_a_small_file_that_was_cut_by_a_power_failure_is_brought_again(
+    converted: dict[int | None, dict[str, bytes]], home: Path
+) -> None:
+    stop_early("gpt-oss-20b")
+    folder = home / "models" / "gpt-oss-20b.partial" / "download"
+    for name in ("config.json", "tokenizer.json"):
+        size = (folder / name).stat().st_size if (folder / name).exists() else 100
+        (folder / name).write_bytes(bytes(size))
+    assert content(download("20b", options=QUICK).folder) == converted[None]
 
 
 def test_a_disk_that_is_too_small_is_refused_before_a_byte(
@@ -350,19 +361,19 @@ def test_another_model_in_the_place_is_not_touched(home: Path, hub: StandInHub) 
     (home / "models" / "gpt-oss-20b-8bit" / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no converted model; remove it yourself"):
         download("20b", dense_bits=8, options=QUICK)
-    stop_early()
+    stop_early("other")
     with pytest.raises(UsageError, match="holds a download that was stopped"):
         convert_model(hub.folder, home / "models" / "other")
 
 
-def stop_early() -> None:
-    """Leaves a download to `other` that ended in the middle."""
-    stopped = Stopped()
+def stop_early(name: str) -> None:
+    """Leaves a download to `name` that ended in the middle."""
+    stop = threading.Event()
     with pytest.raises(Cancelled):
         download(
             "20b",
-            path=models_folder() / "other",
+            path=models_folder() / name,
             options=QUICK,
-            stopped=stopped,
-            progress=lambda progress: stopped.set(),
+            stop=stop,
+            progress=lambda progress: stop.set(),
         )
