@@ -101,16 +101,19 @@ def download(
         # Whoever was waited for may have done it all, or a part.
         if (there := find_there(target, repository, revision, dense_bits)) is not None:
             return _report_there(target, there, started)
-        for attempt in range(PLANS):
+        stale: PlanStale | None = None
+        for _ in range(PLANS):
             if plan.folder.exists():
                 plan = make_plan()
             try:
                 records, small = Landing(plan, options, stopped, report).run()
-                break
             except PlanStale as error:
-                if attempt == PLANS - 1:
-                    raise DownloadError(f"{repository}: {error} again and again; run the same command later") from error
-        manifest = finish(partial, target, weights=records, small=small, source=plan.source, dense_bits=dense_bits)
+                stale = error
+                continue
+            manifest = finish(partial, target, weights=records, small=small, source=plan.source, dense_bits=dense_bits)
+            break
+        else:
+            raise DownloadError(f"{repository}: {stale}, again and again; run the same command later") from stale
     total = manifest.total_bytes
     report(DownloadProgress("done", (), 0, 0, total, total))
     return DownloadReport(target, repository, plan.listing.commit, total, time.monotonic() - started)

@@ -1,6 +1,7 @@
 """Whether a model fits this machine, before a byte of it is downloaded: disk and memory, with what would help."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -136,22 +137,19 @@ def _memory_advice(
     if (tokens := for_context // config.kv_bytes_per_token() // 1024 * 1024) > 0:
         advice.append(f"a context of {tokens:,} tokens fits: --context {tokens}")
     kv_bytes = config.kv_bytes_per_token() * context + config.kv_window_bytes()
-    for bits in DENSE_BITS:
-        try:
-            needed = weights_of(bits) + kv_bytes + HEADROOM_BYTES
-        except UsageError:
-            # Quantised already: there is nothing to gain.
-            break
-        if dense_bits is None or bits < dense_bits:
-            fits = "fits" if needed <= memory else "would still not fit"
-            advice.append(f"--dense-bits {bits} takes {gigabytes(needed)}, which {fits}")
-            if needed <= memory:
-                break
+    smaller = [bits for bits in DENSE_BITS if dense_bits is None or bits < dense_bits]
+    # Weights that the source has quantised already cannot be made smaller.
+    with suppress(UsageError):
+        needed = {bits: weights_of(bits) + kv_bytes + HEADROOM_BYTES for bits in smaller}
+        if fitting := [bits for bits in smaller if needed[bits] <= memory]:
+            advice.append(f"--dense-bits {fitting[0]} takes {gigabytes(needed[fitting[0]])}, which fits")
+        elif smaller:
+            advice.append(f"even --dense-bits {smaller[-1]} takes {gigabytes(needed[smaller[-1]])}")
     if config.num_local_experts > 32:
-        advice.append("gpt-oss-20b needs a fifth of it: gptoss pull 20b")
+        advice.append("gpt-oss-20b takes less than a quarter of it: gptoss pull 20b")
     return advice
 
 
 def gigabytes(number: int) -> str:
     """Bytes for people who compare them with a disk or a download: in 10^9, or 10^6 when there are few."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"

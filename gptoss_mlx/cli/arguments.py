@@ -177,7 +177,8 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="which kernels are right and faster on this GPU",
         description="Runs every Metal kernel on this machine's GPU beside MLX's own operations, on the model's shapes, "
         "and keeps, for each, whichever is right and faster. Loading a model does so by itself the first time; "
-        "GPTOSS_KERNELS=off|on|auto overrides it. Prints a table, then one JSON line. "
+        "GPTOSS_KERNELS=off|on|auto overrides it. Prints a table, whether gpt-oss-20b and -120b have room on this "
+        "machine, then one JSON line. "
         "The exit code is 1 when a kernel is wrong or fails.",
     )
     check.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)

@@ -2,15 +2,11 @@
 
 import sys
 
-from gptoss_mlx.config import PRESETS, ModelConfig
-from gptoss_mlx.convert.fit import HEADROOM_BYTES, gigabytes
+from gptoss_mlx.cli.published_fit import published_fit
+from gptoss_mlx.convert.fit import gigabytes
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ModelNotFound
 from gptoss_mlx.models import PUBLISHED, PUBLISHED_GB, FoundModel, find_model
-from gptoss_mlx.weight_sizes import planned_sizes
-
-CONTEXT = 8192
-"""Tokens that memory is reckoned with."""
 
 LINE_MEGABYTES = 12.5
 """Megabytes a second of a line that the time is given for: 100 Mbit/s."""
@@ -45,16 +41,12 @@ def _accepted(model: str) -> bool:
 
 
 def _fit(model: str) -> str:
-    config: ModelConfig = PRESETS[model]
     device = this_device()
-    memory = device.memory_bytes if device.working_set_bytes is None else device.working_set_bytes
-    needed = (
-        planned_sizes(config, None).weight_bytes
-        + config.kv_bytes_per_token() * CONTEXT
-        + config.kv_window_bytes()
-        + HEADROOM_BYTES
-    )
+    fit = published_fit(model, device)
     machine = "this Mac" if device.metal else "this machine"
-    if needed <= memory:
+    if fit.memory_ok:
         return f"fits {machine}"
-    return f"DOES NOT FIT {machine} (it takes {gigabytes(needed)} of memory, there are {gigabytes(memory)})"
+    return (
+        f"DOES NOT FIT {machine} (it takes {gigabytes(fit.memory_needed_bytes)} of memory, there are "
+        f"{gigabytes(fit.memory_bytes)})"
+    )
