@@ -13,7 +13,7 @@ from gptoss_mlx.checkpoint import open_checkpoint
 from gptoss_mlx.convert.destination import finish, locked, tidy
 from gptoss_mlx.convert.download_plan import DownloadPlan, plan_download
 from gptoss_mlx.convert.fetch import FetchOptions, Stopped
-from gptoss_mlx.convert.hub import split_name
+from gptoss_mlx.convert.hub import list_repository, split_name
 from gptoss_mlx.convert.landing import DownloadProgress, Landing, PlanStale
 from gptoss_mlx.convert.plan import DENSE_BITS
 from gptoss_mlx.errors import DownloadError, GptOssError, NotEnoughDisk, UsageError
@@ -154,14 +154,23 @@ def find_there(target: Path, repository: str, revision: str | None, dense_bits: 
     same_model = source.repository == repository or (
         source.repository is None and source.name == repository.rsplit("/", 1)[-1]
     )
-    if same_model and there.dense_bits == dense_bits and revision in (None, source.revision):
+    same = same_model and there.dense_bits == dense_bits
+    if same and (revision is None or _is_commit(source.revision, repository, revision)):
         tidy(target)
         return there
     origin = source.repository or source.name
+    dense = "dense weights as published" if there.dense_bits is None else f"dense weights of {there.dense_bits} bits"
     raise UsageError(
-        f"{target} holds another model already (of {origin} at {source.revision or 'an unknown commit'}); "
+        f"{target} holds another model already ({origin} at {source.revision or 'an unknown commit'}, {dense}); "
         f"remove it first: gptoss rm {target.name}, or name another folder with --path"
     )
+
+
+def _is_commit(commit: str | None, repository: str, revision: str) -> bool:
+    """Whether `revision` means `commit`; only a branch or a tag has to be asked for."""
+    if commit is None:
+        return False
+    return commit.startswith(revision) or list_repository(repository, revision).commit == commit
 
 
 def _report_there(target: Path, there: Manifest, started: float) -> DownloadReport:

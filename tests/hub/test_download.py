@@ -355,8 +355,10 @@ def test_a_place_that_cannot_be_written_to(home: Path, monkeypatch: pytest.Monke
 
 def test_another_model_in_the_place_is_not_touched(home: Path, hub: StandInHub) -> None:
     download("20b", options=QUICK)
-    with pytest.raises(UsageError, match=r"holds another model already .of openai/gpt-oss-20b at c0ffee"):
-        download("20b@1234", options=QUICK)
+    with pytest.raises(UsageError, match=r"holds another model already .openai/gpt-oss-20b at c0ffee.*published"):
+        download("20b", path=home / "models" / "gpt-oss-20b", dense_bits=4, options=QUICK)
+    assert download("20b@main", options=QUICK).already_there
+    assert download(f"20b@{COMMIT[:12]}", options=QUICK).already_there
     (home / "models" / "gpt-oss-20b-8bit").mkdir()
     (home / "models" / "gpt-oss-20b-8bit" / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no converted model; remove it yourself"):
