@@ -1,9 +1,15 @@
 """From published checkpoints to ready-to-run folders in our own format, and checking them. FORMAT.md describes it.
 
-    conversion.convert_model      the whole of it: disk, lock, resuming, the finished folder
+    download.download             a model from the hub, from beginning to end
+    conversion.convert_model      a checkpoint that is here, from beginning to end
+    destination                   the folder that is being filled: lock, resuming, the rename that makes it whole
     plan                          which tensors go into which file, to the byte
     pieces                        their bytes, a few megabytes at a time, quantised where that is asked for
     writer                        one file: written, hashed, made durable, noted
+    hub                           what the hub, or its cache here, has of a model, and with which checksums
+    fetch, part                   bytes in ranges over several connections; a file that is there in part
+    download_plan, fit            what a download will do, to the byte; whether disk and memory have room
+    landing                       carries the plan out: shards land, are converted, go
     origin                        where a source came from
     verify.verify_model           every byte of a finished folder against its manifest
 

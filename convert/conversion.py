@@ -9,40 +9,34 @@ conversion that was never stopped. Each file is written by one thread; two are w
 """
 
 import errno
-import fcntl
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from gptoss_mlx.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
 from gptoss_mlx.convert.config_file import config_json
+from gptoss_mlx.convert.destination import (
+    SPARE_BYTES,
+    Progress,
+    begin,
+    finish,
+    finished_files,
+    locked,
+    tidy,
+    write_files,
+)
 from gptoss_mlx.convert.origin import describe_source, fingerprint, model_name
-from gptoss_mlx.convert.pieces import file_pieces
 from gptoss_mlx.convert.plan import PlannedFile, make_plan
-from gptoss_mlx.convert.writer import NOTES_NAME, Notes, sync_folder, write_file, write_small_file
+from gptoss_mlx.convert.writer import Notes
 from gptoss_mlx.errors import GptOssError, NotEnoughDisk, TokenizerError, UsageError
 from gptoss_mlx.manifest import MANIFEST_NAME, FileRecord, Manifest, read_manifest
-from gptoss_mlx.settings import models_folder
+from gptoss_mlx.settings import DOWNLOAD_NAME, PARTIAL_SUFFIX, models_folder
 from gptoss_mlx.tensor_source import TensorSource
 from gptoss_mlx.tokenizer import Tokenizer
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes of tensors that are on the disk and with those of the whole model; from several threads."""
-
-PARTIAL_SUFFIX: Final = ".partial"
-"""What a destination's name ends in until it is whole."""
-
-FINGERPRINT_NAME: Final = "conversion.json"
-"""Says, in an unfinished conversion, of what it is one."""
-
-LOCK_NAME: Final = "lock"
-"""Held while a conversion writes."""
 
 COPIED_NAMES: Final = (
     "generation_config.json",
@@ -51,12 +45,6 @@ COPIED_NAMES: Final = (
     "chat_template.jinja",
 )
 """Small files that are taken along where the source has them."""
-
-WRITERS: Final = 2
-"""Files that are written at a time."""
-
-SPARE_BYTES: Final = 64 << 20
-"""Free space that a conversion leaves alone, and room for the small files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,32 +90,31 @@ def convert_model(
     tensors = TensorSource(checkpoint)
     plan = make_plan(tensors, checkpoint.config.num_hidden_layers, dense_bits)
     origin = describe_source(checkpoint)
-    if (there := _already_there(target, overwrite)) is not None:
+    if (there := already_there(target, overwrite)) is not None:
         same = there.source == origin and there.dense_bits == dense_bits
         if not same:
             raise UsageError(
                 f"{target} holds another conversion already; expected a new destination; choose another one or replace "
                 "it with --overwrite"
             )
-        _tidy(target)
+        tidy(target)
         return ConvertReport(target, checkpoint.layout, there.total_bytes, 0, time.monotonic() - started, True)
-    small = _small_files(checkpoint, tokenizer)
+    small = read_small_files(checkpoint, tokenizer)
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
-    with _locked(partial):
-        notes = _begin(partial, fingerprint(checkpoint, origin, dense_bits))
-        done = {file.name: record for file in plan if (record := notes.read().get(file.name)) is not None}
+    if (partial / DOWNLOAD_NAME).is_dir():
+        raise UsageError(
+            f"{partial} holds a download that was stopped; go on with it (gptoss pull), remove it "
+            f"(gptoss rm {target.name}), or choose another destination"
+        )
+    with locked(partial):
+        notes = begin(partial, fingerprint(checkpoint, origin, dense_bits))
+        done = finished_files(notes, plan)
         resumed = sum(record.bytes for record in done.values())
         _check_disk(partial, plan, done)
         try:
             done |= _write_missing(partial, plan, tensors, notes, done, progress or _no_progress)
-            records = {name: write_small_file(partial, name, content) for name, content in small.items()}
-            manifest = Manifest(
-                dense_bits=dense_bits,
-                weights=tuple(file.name for file in plan),
-                files={**{file.name: done[file.name] for file in plan}, **records},
-                source=origin,
-            )
-            write_small_file(partial, MANIFEST_NAME, manifest.to_json().encode())
+            weights = {file.name: done[file.name] for file in plan}
+            manifest = finish(partial, target, weights=weights, small=small, source=origin, dense_bits=dense_bits)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -137,7 +124,6 @@ def convert_model(
             ) from error
         finally:
             tensors.close()
-        _put_in_place(partial, target)
     return ConvertReport(target, checkpoint.layout, manifest.total_bytes, resumed, time.monotonic() - started)
 
 
@@ -159,7 +145,7 @@ def _destination(source: Path, given: str | Path | None, dense_bits: int | None)
     return target
 
 
-def _already_there(target: Path, overwrite: bool) -> Manifest | None:
+def already_there(target: Path, overwrite: bool) -> Manifest | None:
     """The manifest of a whole model at `target` that is to stay. Raises `UsageError` for anything else in the way."""
     if not target.exists():
         return None
@@ -180,7 +166,7 @@ def _already_there(target: Path, overwrite: bool) -> Manifest | None:
     )
 
 
-def _small_files(checkpoint: Checkpoint, tokenizer: str | Path | None) -> dict[str, bytes]:
+def read_small_files(checkpoint: Checkpoint, tokenizer: str | Path | None) -> dict[str, bytes]:
     """Every file without tensors but the manifest, by name. Raises `TokenizerError` when there is no good tokenizer."""
     path = find_tokenizer(checkpoint.folder) if tokenizer is None else Path(tokenizer).expanduser()
     if not path.is_file():
@@ -194,42 +180,6 @@ def _small_files(checkpoint: Checkpoint, tokenizer: str | Path | None) -> dict[s
         if found.is_file():
             files[name] = found.read_bytes()
     return files
-
-
-@contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    """Makes `partial` and keeps other conversions out of it.
-
-    Raises `UsageError` when one is at work there, or when it holds something else than a conversion.
-    """
-    if partial.exists() and not (partial / FINGERPRINT_NAME).is_file():
-        others = [path for path in (partial.iterdir() if partial.is_dir() else [partial]) if path.name != LOCK_NAME]
-        if others:
-            raise UsageError(
-                f"{partial} is there already and is no stopped conversion; choose another destination, or remove it "
-                "yourself"
-            )
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"another conversion is writing {partial}; wait for it, or choose another destination"
-            ) from error
-        yield
-
-
-def _begin(partial: Path, identity: str) -> Notes:
-    """The notes of the conversion in `partial`; what another source or other options left there is removed."""
-    path = partial / FINGERPRINT_NAME
-    if not path.is_file() or path.read_text(encoding="utf-8") != identity:
-        for old in partial.iterdir():
-            if old.name != LOCK_NAME:
-                old.unlink()
-        write_small_file(partial, FINGERPRINT_NAME, identity.encode())
-        sync_folder(partial)
-    return Notes(partial)
 
 
 def _check_disk(partial: Path, plan: Sequence[PlannedFile], done: Mapping[str, FileRecord]) -> None:
@@ -257,8 +207,7 @@ def _write_missing(
     """Writes the files of `plan` that are not `done`; their records."""
     total = sum(file.nbytes for file in plan)
     written = sum(record.bytes for record in done.values())
-    counting, stopped = threading.Lock(), threading.Event()
-    records: dict[str, FileRecord] = {}
+    counting = threading.Lock()
     progress(written, total)
 
     def wrote(count: int) -> None:
@@ -267,49 +216,8 @@ def _write_missing(
             written += count
             progress(written, total)
 
-    def write(file: PlannedFile) -> None:
-        record = write_file(partial, file, file_pieces(file, tensors), stopped=stopped, wrote=wrote)
-        notes.add(file.name, record)
-        records[file.name] = record
-
-    with ThreadPoolExecutor(WRITERS, thread_name_prefix="gptoss-convert") as pool:
-        writing = [pool.submit(write, file) for file in plan if file.name not in done]
-        try:
-            finished, _ = wait(writing, return_when=FIRST_EXCEPTION)
-            for future in finished:
-                future.result()
-        except BaseException:
-            # The first failure, or Ctrl-C: nothing new is begun, what runs ends at its next piece.
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    return records
-
-
-def _put_in_place(partial: Path, target: Path) -> None:
-    """Makes the whole model in `partial` appear as `target`, in place of what is there."""
-    sync_folder(partial)
-    if target.exists():
-        replaced = _replaced(target)
-        if replaced.exists():
-            shutil.rmtree(replaced)
-        target.rename(replaced)
-    partial.rename(target)
-    sync_folder(target.parent)
-    _tidy(target)
-
-
-def _replaced(target: Path) -> Path:
-    """Where the model that `target` was before stands while the new one takes its place."""
-    return target.with_name(f"{target.name}.replaced{PARTIAL_SUFFIX}")
-
-
-def _tidy(target: Path) -> None:
-    """Removes what nobody needs once `target` is whole; a kill just before leaves it there until the next time."""
-    if (replaced := _replaced(target)).exists():
-        shutil.rmtree(replaced)
-    for name in (NOTES_NAME, FINGERPRINT_NAME, LOCK_NAME):
-        (target / name).unlink(missing_ok=True)
+    missing = [file for file in plan if file.name not in done]
+    return write_files(partial, missing, tensors, notes, threading.Event(), wrote)
 
 
 def _no_progress(done_bytes: int, total_bytes: int) -> None:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from gptoss_mlx.api import GptOss, load
     from gptoss_mlx.chat import Chat
     from gptoss_mlx.convert.conversion import ConvertReport, convert_model
+    from gptoss_mlx.convert.download import DownloadReport, download
+    from gptoss_mlx.convert.download_plan import DownloadPlan
+    from gptoss_mlx.convert.fetch import FetchOptions
+    from gptoss_mlx.convert.landing import DownloadProgress
     from gptoss_mlx.convert.verify import VerifyReport, verify_model
     from gptoss_mlx.events import (
         ChannelStart,
@@ -61,6 +65,10 @@ _HOMES = {
     "gptoss_mlx.api": ("GptOss", "load"),
     "gptoss_mlx.chat": ("Chat",),
     "gptoss_mlx.convert.conversion": ("ConvertReport", "convert_model"),
+    "gptoss_mlx.convert.download": ("DownloadReport", "download"),
+    "gptoss_mlx.convert.download_plan": ("DownloadPlan",),
+    "gptoss_mlx.convert.fetch": ("FetchOptions",),
+    "gptoss_mlx.convert.landing": ("DownloadProgress",),
     "gptoss_mlx.convert.verify": ("VerifyReport", "verify_model"),
     "gptoss_mlx.events": (
         "ChannelStart",
@@ -90,9 +98,13 @@ __all__ = [
     "ConvertReport",
     "Done",
     "DownloadError",
+    "DownloadPlan",
+    "DownloadProgress",
+    "DownloadReport",
     "EngineClosed",
     "EngineError",
     "Event",
+    "FetchOptions",
     "GptOss",
     "GptOssError",
     "HarmonyError",
@@ -116,6 +128,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "convert_model",
+    "download",
     "list_models",
     "load",
     "verify_model",

@@ -29,7 +29,7 @@ from gptoss_mlx.harmony import render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
 from gptoss_mlx.model import Model
-from gptoss_mlx.models import find_model
+from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
@@ -90,6 +90,7 @@ class GptOss:
         self.defaults: OptionArguments = defaults or {}
         """Options for every turn, under what a call gives itself."""
         self.tokenizer: Tokenizer = Tokenizer.from_file(find_tokenizer(found.folder), vocab_size=self.config.vocab_size)
+        self._held = HeldModel(found.folder)
         self._stop_loading = threading.Event()
         reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
         self.engine: Engine = Engine(
@@ -211,6 +212,7 @@ class GptOss:
         """Stops what runs, loading too, frees the weights and ends the thread. The object is of no use afterwards."""
         self._stop_loading.set()
         self.engine.close()
+        self._held.release()
 
     async def aclose(self) -> None:
         """`close` for asyncio."""

@@ -63,6 +63,16 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     config = ModelConfig.from_file(folder / "config.json")
     manifest = read_manifest(folder)
     entries = read_tensor_entries(folder) if manifest is None else _read_listed(folder, manifest)
+    return checkpoint_of(folder, config, entries, manifest)
+
+
+def checkpoint_of(
+    folder: Path, config: ModelConfig, entries: Mapping[str, TensorEntry], manifest: Manifest | None = None
+) -> Checkpoint:
+    """The checkpoint of this config whose stored tensors are `entries`, whether their files are there yet or not.
+
+    Raises `WeightsError` as `open_checkpoint` does for tensors.
+    """
     layout = detect_layout(entries)
     recipes, quantised = make_recipes(layout, config, entries)
     _check_tensors(entries, recipes, folder)

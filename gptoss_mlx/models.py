@@ -1,18 +1,21 @@
 """Which folder a model's name means: the pocket model that comes with the package, a converted one, or any folder.
 
-Reads no weights and downloads nothing.
+Also: which models are listed, which are in use, and removing one. Reads no weights and downloads nothing.
 """
 
+import contextlib
+import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gptoss_mlx.checkpoint import open_checkpoint
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.errors import GptOssError, ModelNotFound
-from gptoss_mlx.manifest import MANIFEST_NAME
-from gptoss_mlx.settings import models_folder
+from gptoss_mlx.errors import GptOssError, ModelNotFound, UsageError
+from gptoss_mlx.manifest import MANIFEST_NAME, Source
+from gptoss_mlx.settings import DOWNLOAD_NAME, PARTIAL_SUFFIX, models_folder, used_folder
 
 POCKET = "pocket"
 """The name of the small model inside the package."""
@@ -24,6 +27,10 @@ PUBLISHED = {"20b": "openai/gpt-oss-20b", "120b": "openai/gpt-oss-120b"}
 
 PUBLISHED_GB = {"20b": "13.8", "120b": "65.2"}
 """Short name -> size of the files that are needed, in GB (10^9 bytes)."""
+
+
+REMOVED_SUFFIX = ".removed"
+"""What a model's folder ends in, before `PARTIAL_SUFFIX`, while it is being removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,10 @@ class ListedModel:
     """Bytes of all its files."""
     dense_bits: int | None
     """Bits of the dense weights where conversion quantised them."""
+    source: str | None = None
+    """REPOSITORY@COMMIT that it was made from, or the name of a folder; None for the pocket model."""
+    last_used: float | None = None
+    """When it was loaded last, in seconds since 1970; None when it never was."""
 
 
 def find_model(model: str | os.PathLike[str]) -> FoundModel:
@@ -84,10 +95,8 @@ def find_model(model: str | os.PathLike[str]) -> FoundModel:
     if name in PUBLISHED:
         repository = PUBLISHED[name]
         raise ModelNotFound(
-            f"{name} is not on this machine: get it ({PUBLISHED_GB[name]} GB) with `hf download {repository} "
-            f"--local-dir gpt-oss-{name} --exclude 'original/*' --exclude 'metal/*'`, then "
-            f"`gptoss convert gpt-oss-{name}` and `gptoss chat {name}`, or name the downloaded folder as it is: "
-            f"`gptoss chat ./gpt-oss-{name}`"
+            f"{name} is not on this machine: get {repository} ({PUBLISHED_GB[name]} GB) with `gptoss pull {name}`, or "
+            f"name a folder that holds it: `gptoss chat ./gpt-oss-{name}`"
         )
     raise ModelNotFound(
         f"there is no model {name!r} here; expected 'pocket', a name that `gptoss list` shows, or the path of a folder "
@@ -104,8 +113,8 @@ def list_models() -> tuple[list[ListedModel], list[str]]:
     models = [ListedModel(POCKET, POCKET_FOLDER, pocket.config, size, None)]
     faults: list[str] = []
     for folder in _folders(models_folder()):
-        if folder.name.endswith(".partial"):
-            faults.append(f"{folder.name}: a conversion that runs or was stopped; the same command goes on with it")
+        if folder.name.endswith(PARTIAL_SUFFIX):
+            faults.append(f"{folder.name}: {_unfinished(folder)}")
             continue
         try:
             checkpoint = open_checkpoint(folder)
@@ -118,8 +127,128 @@ def list_models() -> tuple[list[ListedModel], list[str]]:
             )
             continue
         manifest = checkpoint.manifest
-        models.append(ListedModel(folder.name, folder, checkpoint.config, manifest.total_bytes, manifest.dense_bits))
+        models.append(
+            ListedModel(
+                folder.name,
+                folder,
+                checkpoint.config,
+                manifest.total_bytes,
+                manifest.dense_bits,
+                _described(manifest.source),
+                _last_used(folder.name),
+            )
+        )
     return models, faults
+
+
+def _described(source: Source) -> str:
+    if source.repository is None:
+        return source.name
+    return source.repository if source.revision is None else f"{source.repository}@{source.revision}"
+
+
+def _last_used(name: str) -> float | None:
+    try:
+        return (used_folder() / name).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _unfinished(partial: Path) -> str:
+    name = partial.name.removesuffix(PARTIAL_SUFFIX)
+    if name.endswith(REMOVED_SUFFIX):
+        return f"was being removed; gptoss rm {name.removesuffix(REMOVED_SUFFIX)} goes on with it"
+    if (partial / DOWNLOAD_NAME).is_dir():
+        return f"a download that runs or was stopped; the same gptoss pull goes on with it, gptoss rm {name} removes it"
+    return "a conversion that runs or was stopped; the same command goes on with it"
+
+
+class HeldModel:
+    """A model that is in use: nobody removes it meanwhile. `release` it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Never fails: without a lock, the model is only not protected."""
+        self._folder: int | None = None
+        with contextlib.suppress(OSError):
+            self._folder = os.open(folder, os.O_RDONLY)
+            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if folder.parent == models_folder():
+            # A home that cannot be written to does not know, and that is all.
+            with contextlib.suppress(OSError):
+                used_folder().mkdir(parents=True, exist_ok=True)
+                (used_folder() / folder.name).touch()
+
+    def release(self) -> None:
+        """The model is not in use any more."""
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemovableModel:
+    """What `remove_model` would remove."""
+
+    name: str
+    folder: Path
+    total_bytes: int
+
+
+def find_removable(name: str) -> RemovableModel:
+    """The model of that name among the user's models, or what a stopped download or conversion left of it.
+
+    Raises `ModelNotFound`, and `UsageError` for the pocket model.
+    """
+    known, folders = _removable(name)
+    total = sum(path.stat().st_blocks * 512 for folder in folders for path in folder.rglob("*") if path.is_file())
+    return RemovableModel(known, folders[0], total)
+
+
+def remove_model(name: str) -> None:
+    """Removes the model of that name, and what was left of attempts to make it, from the user's models.
+
+    It is gone from the list at once, whatever stops the rest. Raises as `find_removable` does, and `UsageError` while
+    the model is in use or being made.
+    """
+    known, folders = _removable(name)
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            lock = folder / "lock" if folder.name.endswith(PARTIAL_SUFFIX) and (folder / "lock").exists() else folder
+            opened = os.open(lock, os.O_RDONLY)
+            stack.callback(os.close, opened)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                doing = "is being made" if lock != folder else "is in use"
+                raise UsageError(
+                    f"{known} {doing} by another process; end that first (a chat with it, or a gptoss pull)"
+                ) from error
+        for folder in folders:
+            gone = folder
+            if not folder.name.endswith(PARTIAL_SUFFIX):
+                gone = folder.with_name(f"{known}{REMOVED_SUFFIX}{PARTIAL_SUFFIX}")
+                if gone.exists():
+                    shutil.rmtree(gone)
+                folder.rename(gone)
+            shutil.rmtree(gone)
+    (used_folder() / known).unlink(missing_ok=True)
+
+
+def _removable(name: str) -> tuple[str, list[Path]]:
+    """The model's own name and every folder that belongs to it, the whole one first."""
+    if name == POCKET:
+        raise UsageError("the pocket model comes with the package; only models that `gptoss list` shows can be removed")
+    for known in (name, f"gpt-oss-{name}"):
+        if Path(known).name != known or known.endswith(PARTIAL_SUFFIX):
+            continue
+        folder = models_folder() / known
+        rests = [folder.with_name(known + middle + PARTIAL_SUFFIX) for middle in ("", REMOVED_SUFFIX)]
+        folders = [path for path in rests if path.is_dir()]
+        if (folder / MANIFEST_NAME).is_file():
+            folders.insert(0, folder)
+        if folders:
+            return known, folders
+    raise ModelNotFound(f"there is no model {name!r} to remove; expected a name that `gptoss list` shows")
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -78,15 +78,19 @@ def read_tensor_entries(folder: Path) -> dict[str, TensorEntry]:
 
 def read_headers(paths: Iterable[Path]) -> dict[str, TensorEntry]:
     """The tensors in all `paths` by name. Raises `WeightsError` as `read_header` does, and for a name in two files."""
+    return unite(read_header(path) for path in paths)
+
+
+def unite(headers: Iterable[Iterable[TensorEntry]]) -> dict[str, TensorEntry]:
+    """The tensors of several files by name. Raises `WeightsError` for a name in two files."""
     entries: dict[str, TensorEntry] = {}
-    for path in paths:
-        for entry in read_header(path):
-            if entry.name in entries:
-                raise WeightsError(
-                    f"{path}: tensor {entry.name} is also in {entries[entry.name].file.name}; expected every tensor "
-                    "once; remove the file that does not belong here"
-                )
-            entries[entry.name] = entry
+    for entry in (entry for header in headers for entry in header):
+        if entry.name in entries:
+            raise WeightsError(
+                f"{entry.file}: tensor {entry.name} is also in {entries[entry.name].file.name}; expected every tensor "
+                "once; remove the file that does not belong here"
+            )
+        entries[entry.name] = entry
     return entries
 
 
@@ -96,20 +100,31 @@ def read_header(path: Path) -> list[TensorEntry]:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if start.startswith(PICKLE_STARTS) and length > size:
-                raise WeightsError(
-                    f"{path} is a pickle under a wrong name, which can run any code when it is read; expected "
-                    "safetensors; download the model again from a place that you trust"
-                )
-            if size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-                raise WeightsError(
-                    f"{path}: its first 8 bytes announce a header of {length} bytes in a file of {size}; expected a "
-                    "safetensors file, so this one is damaged, cut off, or of another kind; download it again"
-                )
+            length = header_length(path, start, size)
             text = file.read(length)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse_header(path, text, size)
+
+
+def header_length(path: Path, start: bytes, size: int) -> int:
+    """Bytes of the header that follows `start`, the first 8 bytes of a file of `size` bytes. Raises `WeightsError`."""
+    length = int.from_bytes(start[:8], "little")
+    if start.startswith(PICKLE_STARTS) and length > size:
+        raise WeightsError(
+            f"{path} is a pickle under a wrong name, which can run any code when it is read; expected "
+            "safetensors; download the model again from a place that you trust"
+        )
+    if size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise WeightsError(
+            f"{path}: its first 8 bytes announce a header of {length} bytes in a file of {size}; expected a "
+            "safetensors file, so this one is damaged, cut off, or of another kind; download it again"
+        )
+    return length
+
+
+def parse_header(path: Path, text: bytes, size: int) -> list[TensorEntry]:
+    """The tensors of a file of `size` bytes whose header is `text`; `path` is where it lies, or will."""
     try:
         header = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
     except ValueError as error:
@@ -121,7 +136,8 @@ def read_header(path: Path) -> list[TensorEntry]:
             f"{path}: its header is a JSON {type(header).__name__}; expected an object; download the file again"
         )
     header.pop("__metadata__", None)
-    return _check_layout(path, header, 8 + length, size - 8 - length)
+    data_start = 8 + len(text)
+    return _check_layout(path, header, data_start, size - data_start)
 
 
 def _check_layout(path: Path, header: dict[str, Any], data_start: int, data_bytes: int) -> list[TensorEntry]:

@@ -10,10 +10,17 @@ none of them, `on` all of them, unchecked.
 import os
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import platformdirs
 
 from gptoss_mlx.errors import UsageError
+
+PARTIAL_SUFFIX: Final = ".partial"
+"""What a model's folder ends in until it is whole."""
+
+DOWNLOAD_NAME: Final = "download"
+"""The folder, in an unfinished model, for what comes from the hub."""
 
 
 class KernelSetting(StrEnum):
@@ -50,6 +57,11 @@ def home_folder() -> Path:
 def models_folder() -> Path:
     """Where converted models lie, each in a folder of its name; not made by this call."""
     return home_folder() / "models"
+
+
+def used_folder() -> Path:
+    """When each model was used last: an empty file of its name each, by its time; not made by this call."""
+    return home_folder() / "used"
 
 
 def kernels_folder() -> Path:

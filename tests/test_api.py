@@ -218,7 +218,11 @@ def test_closing_stops_the_loading_between_two_pieces():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("20b", "hf download openai/gpt-oss-20b"), ("120b", "65.2 GB"), ("nonsense", "there is no model 'nonsense'")],
+    [
+        ("20b", r"get openai/gpt-oss-20b \(13.8 GB\) with `gptoss pull 20b`"),
+        ("120b", "65.2 GB"),
+        ("nonsense", "there is no model 'nonsense'"),
+    ],
 )
 def test_a_model_that_is_not_there_says_what_to_do(name: str, message: str):
     with pytest.raises(ModelNotFound, match=message):

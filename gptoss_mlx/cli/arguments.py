@@ -7,10 +7,11 @@ from gptoss_mlx import __version__
 _EXAMPLES = """\
 examples:
   gptoss chat                            talk to the pocket model that comes with the package
+  gptoss pull 20b                        get gpt-oss-20b; then: gptoss chat 20b
   gptoss chat ./gpt-oss-20b              talk to a checkpoint in a folder
   gptoss ask "What are attention sinks?" one question, one answer
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
-  gptoss convert ./gpt-oss-20b           make a ready-to-run copy; then: gptoss chat 20b
+  gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint
   gptoss info ./gpt-oss-20b              what is in a model's folder
 """
 
@@ -32,9 +33,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_ask(commands)
     _add_chat(commands)
+    _add_pull(commands)
+    _add_list(commands)
+    _add_path(commands)
+    _add_rm(commands)
     _add_info(commands)
     _add_convert(commands)
-    _add_list(commands)
     _add_verify(commands)
     _add_check(commands)
     _add_bench(commands)
@@ -74,6 +78,51 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat.add_argument("--hide-reasoning", action="store_true", help="show only how long the model thought")
     chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote")
     _add_turn_options(chat)
+
+
+def _add_pull(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    pull = commands.add_parser(
+        "pull",
+        help="get a model: download, verify, convert",
+        description="Downloads a gpt-oss from the Hugging Face Hub, verifies every file and makes it ready to run, "
+        "after a look at disk and memory. Stopped, it goes on where it was when the command is given again. "
+        "HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE mean what they mean to huggingface_hub.",
+    )
+    pull.add_argument("model", metavar="MODEL", help="20b, 120b or OWNER/NAME, with @REVISION if not main")
+    pull.add_argument(
+        "--dense-bits",
+        type=int,
+        choices=(8, 6, 4),
+        help="quantise attention, embedding and lm_head (default: keep OpenAI's exact precision)",
+    )
+    pull.add_argument("--path", metavar="FOLDER", help="the folder to make (default: a name that `gptoss list` shows)")
+    pull.add_argument(
+        "--context", type=int, default=8192, metavar="N", help="check memory for N tokens (default: 8192)"
+    )
+    pull.add_argument("--dry-run", action="store_true", help="say what would be done, and whether it fits; do nothing")
+    pull.add_argument("--force", action="store_true", help="go on even if disk or memory seem too small")
+    pull.add_argument("--limit", metavar="RATE", help="use at most RATE bytes a second, such as 500K or 2.5M")
+    pull.add_argument("--connections", type=int, default=4, metavar="N", help="connections at a time (default: 4)")
+    pull.add_argument(
+        "--patience", type=float, metavar="SECONDS", help="give up when nothing came for so long (default: 300)"
+    )
+    pull.add_argument("--json", action="store_true", help="print plan, progress and result as one JSON object a line")
+
+
+def _add_path(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    path = commands.add_parser("path", help="where a model's folder is", description="Prints the model's folder.")
+    path.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
+
+
+def _add_rm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    remove = commands.add_parser(
+        "rm",
+        help="remove a model",
+        description="Removes a model from the user's models, or what a stopped download left of it. "
+        "Refused while it is in use. Files in the hub's cache stay.",
+    )
+    remove.add_argument("model", metavar="MODEL", help="a name that `gptoss list` shows, or 20b or 120b")
+    remove.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
 def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -128,7 +177,8 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="which kernels are right and faster on this GPU",
         description="Runs every Metal kernel on this machine's GPU beside MLX's own operations, on the model's shapes, "
         "and keeps, for each, whichever is right and faster. Loading a model does so by itself the first time; "
-        "GPTOSS_KERNELS=off|on|auto overrides it. Prints a table, then one JSON line. "
+        "GPTOSS_KERNELS=off|on|auto overrides it. Prints a table, whether gpt-oss-20b and -120b have room on this "
+        "machine, then one JSON line. "
         "The exit code is 1 when a kernel is wrong or fails.",
     )
     check.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx.bench.machine import describe_machine, describe_versions
+from gptoss_mlx.cli.published_fit import fit_line, published_fit
 from gptoss_mlx.cli.terminal import ProgressBar
 from gptoss_mlx.config import PRESETS
 from gptoss_mlx.device import this_device
@@ -21,7 +22,7 @@ from gptoss_mlx.kernel_check.shapes import random_model
 from gptoss_mlx.kernel_check.store import read_verdicts, verdict_facts
 from gptoss_mlx.kernel_check.verdict import Verdict
 from gptoss_mlx.model import Model
-from gptoss_mlx.models import POCKET, find_model
+from gptoss_mlx.models import POCKET, PUBLISHED, find_model
 from gptoss_mlx.settings import KernelSetting, kernel_setting
 from gptoss_mlx.weights import load_model
 
@@ -44,6 +45,7 @@ def run_on(arguments: argparse.Namespace, bench: Bench) -> int:
     folder = None if arguments.shape else find_model(arguments.model or POCKET).folder
     if not bench.device.metal:
         print(NO_KERNELS.format(what=_instead()))
+        _print_fits(bench)
         print()
         print(json.dumps(_report(arguments, bench, None, (), None)))
         return 0
@@ -74,10 +76,17 @@ def run_on(arguments: argparse.Namespace, bench: Bench) -> int:
         print(f"not now, though: GPTOSS_KERNELS is {setting.value}")
     if unkept is not None:
         print(f"warning: {unkept}", file=sys.stderr, flush=True)
+    _print_fits(bench)
     file = str(combination.file) if kept_in is not None and unkept is None else None
     print()
     print(json.dumps(_report(arguments, bench, model, verdicts, file)), flush=True)
     return 1 if any(verdict.faulty for verdict in verdicts) else 0
+
+
+def _print_fits(bench: Bench) -> None:
+    """Whether OpenAI's two models have room here."""
+    for model in PUBLISHED:
+        print(fit_line(published_fit(model, bench.device)))
 
 
 def _check_options(arguments: argparse.Namespace, seconds: float) -> None:

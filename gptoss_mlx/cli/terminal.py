@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 from gptoss_mlx.api import GptOss
+from gptoss_mlx.cli.offer import find_or_offer
 from gptoss_mlx.events import ChannelStart, Done, Event, ParseWarning, PromptProgress, Reply, TextDelta, ToolCall
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
-from gptoss_mlx.models import find_model
 from gptoss_mlx.options import OptionArguments
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def load_with_progress(model: str, context: int | None, defaults: OptionArgument
 
     The pocket model thinks with high effort unless told otherwise: it is quick, and right far more often.
     """
-    if find_model(model).is_pocket:
+    if find_or_offer(model).is_pocket:
         defaults.setdefault("effort", "high")
     with ProgressBar("Loading weights", unit_bytes=True) as reading, ProgressBar("Checking kernels") as checking:
         return GptOss(model, context=context, progress=reading.update, checking=checking.update, defaults=defaults)

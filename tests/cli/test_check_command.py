@@ -41,7 +41,9 @@ def run(
 def test_without_metal_one_sentence_says_what_runs_instead():
     done = gptoss("check")
     assert (done.returncode, done.stderr) == (0, "")
-    sentence, empty, last = done.stdout.splitlines()
+    sentence, small, large, empty, last = done.stdout.splitlines()
+    assert small.startswith("20b: 15.6 GB of memory with 8,192 tokens of context, of the ")
+    assert large.startswith("120b: 67.2 GB of memory")
     assert sentence.startswith("there are no kernels to check here: MLX has no Metal device on this machine")
     assert "numpy" in sentence
     assert empty == ""

@@ -52,7 +52,7 @@ def test_a_published_name_says_how_to_get_the_model(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert "hf download openai/gpt-oss-" in error
+    assert "`gptoss pull " in error
 
 
 @pytest.mark.parametrize(

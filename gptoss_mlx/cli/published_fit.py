@@ -1,0 +1,48 @@
+"""Whether OpenAI's models fit this machine, reckoned without asking anybody."""
+
+import shutil
+from pathlib import Path
+
+from gptoss_mlx.config import PRESETS
+from gptoss_mlx.convert.fit import Fit, gigabytes, make_fit
+from gptoss_mlx.device import Device
+from gptoss_mlx.models import PUBLISHED_GB
+from gptoss_mlx.settings import models_folder
+from gptoss_mlx.weight_sizes import planned_sizes
+
+CONTEXT = 8192
+"""Tokens that memory is reckoned with."""
+
+LARGEST_SHARD_BYTES = 5_000_000_000
+"""About what OpenAI's largest shard has; while a model is made, one lies beside the result."""
+
+
+def published_fit(model: str, device: Device) -> Fit:
+    """What `20b` or `120b` takes here."""
+    config = PRESETS[model]
+    folder = models_folder().absolute()
+    there = next(path for path in (folder, *folder.parents, Path("/")) if path.is_dir())
+    return make_fit(
+        model,
+        config,
+        device,
+        dense_bits=None,
+        weights_of=lambda bits: planned_sizes(config, bits).weight_bytes,
+        download_bytes=round(float(PUBLISHED_GB[model]) * 1e9),
+        disk_needed_bytes=planned_sizes(config, None).weight_bytes + LARGEST_SHARD_BYTES,
+        disk_free_bytes=shutil.disk_usage(there).free,
+        context=CONTEXT,
+    )
+
+
+def fit_line(fit: Fit) -> str:
+    """The figures of memory and disk in one line, with advice where it does not fit."""
+    memory = "fits" if fit.memory_ok else "DOES NOT FIT"
+    disk = "fits" if fit.disk_ok else "DOES NOT FIT"
+    limit = "that Metal recommends" if fit.on_gpu else "of this machine"
+    advice = "".join(f"; {sentence}" for sentence in fit.advice)
+    return (
+        f"{fit.name}: {gigabytes(fit.memory_needed_bytes)} of memory with {fit.context:,} tokens of context, of the "
+        f"{gigabytes(fit.memory_bytes)} {limit}: {memory}; {gigabytes(fit.disk_needed_bytes)} of disk to get it, "
+        f"{gigabytes(fit.disk_free_bytes)} free: {disk}{advice}"
+    )
