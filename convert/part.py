@@ -44,7 +44,6 @@ class Part:
         """First byte -> the one after the last, CRC-32."""
         self._claimed: list[tuple[int, int]] = []
         """Ranges that somebody fetches now."""
-        self._hashed = 0
         self._closed = False
         self._syncing = threading.Lock()
         if not self._read_journal():
@@ -63,11 +62,6 @@ class Part:
         """Bytes that are noted."""
         with self.changed:
             return sum(end - start for start, (end, _) in self._extents.items())
-
-    @property
-    def hashed_bytes(self) -> int:
-        """Bytes from the beginning that were read back and hashed."""
-        return self._hashed
 
     # Fetching
 
@@ -111,26 +105,25 @@ class Part:
     def hash_all(self, ended: Callable[[], bool]) -> str | None:
         """The checksum of the whole file, hashed as its bytes come; None when `ended()` is true before."""
         digest = self.file.digest()
-        self._hashed = 0
-        buffer = memoryview(bytearray(EXTENT_BYTES))
-        while self._hashed < self.file.size:
+        hashed = 0
+        while hashed < self.file.size:
             if ended():
                 return None
             with self.changed:
-                extent = self._extents.get(self._hashed)
+                extent = self._extents.get(hashed)
                 if extent is None:
                     self.changed.wait(POLL_SECONDS)
                     continue
             end, crc = extent
-            piece = buffer[: end - self._hashed]
-            if os.preadv(self._file, [piece], self._hashed) != len(piece) or zlib.crc32(piece) != crc:
+            piece = os.pread(self._file, end - hashed, hashed)
+            if len(piece) != end - hashed or zlib.crc32(piece) != crc:
                 with self.changed:
-                    del self._extents[self._hashed]
-                    os.write(self._journal, f"x {self._hashed}\n".encode())
+                    del self._extents[hashed]
+                    os.write(self._journal, f"x {hashed}\n".encode())
                     self.changed.notify_all()
                 continue
             digest.update(piece)
-            self._hashed = end
+            hashed = end
         return str(digest.hexdigest())
 
     def finish(self) -> None:
