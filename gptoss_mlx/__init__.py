@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gptoss_mlx.convert.download import DownloadReport, download
     from gptoss_mlx.convert.download_plan import DownloadPlan
     from gptoss_mlx.convert.fetch import FetchOptions
+    from gptoss_mlx.convert.fit import Fit
     from gptoss_mlx.convert.landing import DownloadProgress
     from gptoss_mlx.convert.verify import VerifyReport, verify_model
     from gptoss_mlx.events import (
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
         ToolResult,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
-    from gptoss_mlx.models import ListedModel, list_models
+    from gptoss_mlx.models import ListedModel, find_model, list_models, remove_model
+    from gptoss_mlx.published_fit import published_fit
     from gptoss_mlx.stream import Stream
 
 __version__ = "0.1.0"
@@ -68,6 +70,7 @@ _HOMES = {
     "gptoss_mlx.convert.download": ("DownloadReport", "download"),
     "gptoss_mlx.convert.download_plan": ("DownloadPlan",),
     "gptoss_mlx.convert.fetch": ("FetchOptions",),
+    "gptoss_mlx.convert.fit": ("Fit",),
     "gptoss_mlx.convert.landing": ("DownloadProgress",),
     "gptoss_mlx.convert.verify": ("VerifyReport", "verify_model"),
     "gptoss_mlx.events": (
@@ -83,7 +86,8 @@ _HOMES = {
         "ToolResult",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
-    "gptoss_mlx.models": ("ListedModel", "list_models"),
+    "gptoss_mlx.models": ("ListedModel", "find_model", "list_models", "remove_model"),
+    "gptoss_mlx.published_fit": ("published_fit",),
     "gptoss_mlx.stream": ("Stream",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -105,6 +109,7 @@ __all__ = [
     "EngineError",
     "Event",
     "FetchOptions",
+    "Fit",
     "GptOss",
     "GptOssError",
     "HarmonyError",
@@ -129,8 +134,11 @@ __all__ = [
     "__version__",
     "convert_model",
     "download",
+    "find_model",
     "list_models",
     "load",
+    "published_fit",
+    "remove_model",
     "verify_model",
 ]
 

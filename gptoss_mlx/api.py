@@ -25,7 +25,7 @@ from gptoss_mlx.engine import Engine, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
-from gptoss_mlx.harmony import render_for_completion, render_text
+from gptoss_mlx.harmony import Message, render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
 from gptoss_mlx.model import Model
@@ -147,16 +147,21 @@ class GptOss:
     # Many turns
 
     def chat(
-        self, *, system: str | None = None, developer: str | None = None, **defaults: Unpack[OptionArguments]
+        self,
+        *,
+        system: str | None = None,
+        developer: str | None = None,
+        turns: Sequence[Message] = (),
+        **defaults: Unpack[OptionArguments],
     ) -> Chat:
         """A conversation that remembers. `system` or `developer` are instructions for the model; `defaults` hold for
-        every turn.
+        every turn. `turns` is what was said before, to go on from there (`Chat.turns` of another chat).
 
         `date` (YYYY-MM-DD; default: today) stays what it is for the whole conversation.
         """
         merged: OptionArguments = {**self.defaults, **defaults}
         merged.setdefault("date", today())
-        return Chat(self, system=system, developer=developer, defaults=merged)
+        return Chat(self, system=system, developer=developer, defaults=merged, turns=turns)
 
     # A look inside
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Unpack, cast
 
@@ -62,11 +63,13 @@ class Chat:
         system: str | None = None,
         developer: str | None = None,
         defaults: OptionArguments | None = None,
+        turns: Sequence[Message] = (),
     ) -> None:
         """`system` is a word for `developer`: both are instructions of the developer (harmony's own system message
         holds settings).
 
-        `defaults` are options for every turn; a turn's own go over them. Raises UsageError for a wrong one.
+        `defaults` are options for every turn; a turn's own go over them. `turns` is what was said before: messages of
+        user, assistant and tools. Raises UsageError for a wrong one.
         """
         if system is not None and developer is not None:
             raise UsageError(
@@ -79,7 +82,13 @@ class Chat:
         self.defaults: OptionArguments = defaults or {}
         """Options for every turn, `tools` and `date` among them; the date was fixed when the chat began, so that
         midnight does not change the prompt."""
-        self._turns: list[Message] = []
+        for message in turns:
+            if message.role in ("system", "developer"):
+                raise UsageError(
+                    f"a message of role {message.role} is among the turns; expected user, assistant and tool messages: "
+                    "settings are options, instructions are `developer`"
+                )
+        self._turns: list[Message] = list(turns)
         self._running: Stream | None = None
 
     # What it holds
@@ -88,6 +97,11 @@ class Chat:
     def messages(self) -> list[Message]:
         """The whole conversation in harmony's terms: system and developer messages first. A copy."""
         return self._conversation(self._options({}))
+
+    @property
+    def turns(self) -> list[Message]:
+        """What user, assistant and tools said. A copy; the running turn is in it when it has ended."""
+        return list(self._turns)
 
     @property
     def context_used(self) -> int:
@@ -182,6 +196,28 @@ class Chat:
         if not -len(positions) <= index < len(positions):
             raise UsageError(f"there is no user message {index}; the chat has {len(positions)}")
         return self._start(self._turns[: positions[index]], [Message.user(text)], options)
+
+    def continue_answer(self, **options: Unpack[OptionArguments]) -> Reply:
+        """Goes on with an answer that was cut short: stopped, out of tokens, or edited. The reply is the whole of it.
+
+        The model goes on after the last token that it said, within the same message: reasoning that was cut is taken
+        up, an answer goes on in the final channel. Raises UsageError when the last answer is complete, or none is
+        there.
+        """
+        return self.stream_continue(**options).reply
+
+    def stream_continue(self, **options: Unpack[OptionArguments]) -> Stream:
+        """`continue_answer` as a stream. Its events begin with what was said before."""
+        self._settle()
+        said = list(takewhile(lambda message: message.role == "assistant", reversed(self._turns)))[::-1]
+        if not said:
+            raise UsageError("there is no answer to go on with; send a message, or regenerate the answer")
+        last = said[-1]
+        if last.tool_name is not None:
+            raise UsageError("the last answer ends with a tool call; give its result with answer_calls")
+        if last.tokens and last.tokens[-1] in self._host.tokenizer.special.stop_ids:
+            raise UsageError("the last answer is complete; only one that was cut short can go on")
+        return self._start(self._turns[: len(self._turns) - len(said)], [], options, said)
 
     def undo(self) -> str:
         """Takes the last user message and all that followed back; gives its text."""
@@ -309,7 +345,13 @@ class Chat:
             raise UsageError("the chat has no turn yet; send a message first")
         return positions
 
-    def _start(self, before: list[Message], added: list[Message], arguments: OptionArguments) -> Stream:
+    def _start(
+        self,
+        before: list[Message],
+        added: list[Message],
+        arguments: OptionArguments,
+        said: Sequence[Message] = (),
+    ) -> Stream:
         options = self._options(arguments)
         base = [*before, *added]
         calls_so_far = sum(message.tool_name is not None for message in base)
@@ -319,6 +361,7 @@ class Chat:
             options,
             context_limit=self._host.context_limit,
             call_number=calls_so_far + 1,
+            said=said,
         )
         if len(turn.prompt) + len(turn.opening) >= turn.context_limit:
             raise ContextOverflow(len(turn.prompt) + len(turn.opening), turn.context_limit)

@@ -7,7 +7,7 @@ does.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ from gptoss_mlx.harmony import (
     StreamParser,
     StreamWarning,
     render_for_completion,
+    render_message,
 )
 from gptoss_mlx.model import Model
 from gptoss_mlx.options import Options
@@ -57,7 +58,8 @@ class Turn:
     prompt: tuple[int, ...]
     """Rendered conversation, ending with the start of the assistant's message."""
     opening: tuple[int, ...]
-    """Tokens put into the model's mouth after the prompt: effort `none` opens the final channel at once."""
+    """Tokens put into the model's mouth after the prompt: effort `none` opens the final channel at once; an answer that
+    is continued begins with what was said of it."""
     options: Options
     context_limit: int
     call_number: int = 1
@@ -70,12 +72,24 @@ class Turn:
 
 
 def prepare_turn(
-    messages: list[Message], tokenizer: Tokenizer, options: Options, *, context_limit: int, call_number: int = 1
+    messages: list[Message],
+    tokenizer: Tokenizer,
+    options: Options,
+    *,
+    context_limit: int,
+    call_number: int = 1,
+    said: Sequence[Message] = (),
 ) -> Turn:
-    """Renders `messages` for the next answer. Raises HarmonyError for what harmony cannot express."""
+    """Renders `messages` for the next answer, which begins with what was `said` of it.
+
+    The last message of `said` goes on where it ends, unless the model had closed it. Raises HarmonyError for what
+    harmony cannot express.
+    """
     prompt = tuple(render_for_completion(messages, tokenizer))
     opening: tuple[int, ...] = ()
-    if options.effort == "none":
+    if said:
+        opening = tuple(_said_so_far(said, tokenizer))
+    elif options.effort == "none":
         # With tools on offer the model keeps the choice between a call and an answer.
         opening = (*_empty_analysis(tokenizer), *(() if options.tools else _open_final(tokenizer)))
     return Turn(tokenizer, prompt, opening, options, context_limit, call_number)
@@ -158,6 +172,14 @@ def _finish_reason(
     if generation.exhausted:
         return "context"
     return None
+
+
+def _said_so_far(said: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """What was said of an answer, to follow the start of its first message."""
+    next_start = render_for_completion([], tokenizer)
+    ids = [token for message in said for token in render_message(message, tokenizer)][len(next_start) :]
+    closed = said[-1].tokens is not None and said[-1].tokens[-1] == tokenizer.special.end
+    return [*ids, *next_start] if closed else ids[:-1]
 
 
 def _empty_analysis(tokenizer: Tokenizer) -> list[int]:

@@ -6,8 +6,11 @@ from typing import Any, cast
 
 import pytest
 
+from gptoss_mlx import GptOss
 from gptoss_mlx.chat import Chat
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.events import TextDelta
+from gptoss_mlx.harmony import Message
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.scripted import ScriptedHost, scripted_chat
 
@@ -191,3 +194,51 @@ def test_system_and_developer_are_one_thing(pocket_tokenizer: Tokenizer, chat: C
     assert Chat(host, system="s").messages == Chat(host, developer="s").messages
     with pytest.raises(UsageError, match="both"):
         Chat(host, system="s", developer="d")
+
+
+def test_a_stopped_answer_goes_on_after_its_last_token(pocket: GptOss):
+    whole = pocket.chat(temperature=0.0, effort="high")
+    expected = whole.send("What is 348 plus 275?")
+    for limit in (5, len(expected.tokens) // 2, len(expected.tokens) - 3):
+        chat = pocket.chat(temperature=0.0, effort="high")
+        cut = chat.send("What is 348 plus 275?", max_tokens=limit)
+        assert cut.finish_reason == "length"
+        stream = chat.stream_continue()
+        deltas = [event for event in stream.events() if isinstance(event, TextDelta)]
+        assert "".join(delta.text for delta in deltas if delta.channel == "final") == expected.text
+        assert stream.reply.text == expected.text
+        assert stream.reply.reasoning == expected.reasoning
+        assert stream.reply.tokens == expected.tokens
+        assert chat.turns == whole.turns
+
+
+def test_an_answer_cut_between_two_messages_goes_on_with_the_next(pocket_tokenizer: Tokenizer):
+    chat = scripted_chat(pocket_tokenizer, FIRST, "<|channel|>final<|message|>Two.<|return|>")
+    cut_after = len(pocket_tokenizer.encode_with_special("<|channel|>analysis<|message|>Hm.<|end|>"))
+    chat.send("a", max_tokens=cut_after)
+    assert [message.channel for message in chat.turns[1:]] == ["analysis"]
+    # The scripted model begins its script anew after a prompt; what it read before is what the reply begins with.
+    raw = chat.continue_answer().raw
+    assert raw.startswith("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>")
+
+
+def test_an_edited_answer_goes_on_from_its_new_text(pocket: GptOss):
+    chat = pocket.chat(temperature=0.0, effort="high")
+    chat.send("What is 348 plus 275?")
+    edited = [*chat.turns[:-1], Message.assistant("348 + 275 =")]
+    reply = pocket.chat(temperature=0.0, effort="high", turns=edited).continue_answer()
+    assert reply.text.startswith("348 + 275 = 623")
+    assert reply.reasoning == chat.turns[1].text
+
+
+def test_only_what_was_cut_short_goes_on(chat: Chat):
+    with pytest.raises(UsageError, match="no answer to go on with"):
+        chat.continue_answer()
+    chat.send("a")
+    with pytest.raises(UsageError, match="complete"):
+        chat.continue_answer()
+
+
+def test_settings_are_no_turns(pocket: GptOss):
+    with pytest.raises(UsageError, match="role developer is among the turns"):
+        pocket.chat(turns=[Message.developer("Be brief.")])

@@ -10,7 +10,6 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx.bench.machine import describe_machine, describe_versions
-from gptoss_mlx.cli.published_fit import fit_line, published_fit
 from gptoss_mlx.cli.terminal import ProgressBar
 from gptoss_mlx.config import PRESETS
 from gptoss_mlx.device import this_device
@@ -23,6 +22,7 @@ from gptoss_mlx.kernel_check.store import read_verdicts, verdict_facts
 from gptoss_mlx.kernel_check.verdict import Verdict
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import POCKET, PUBLISHED, find_model
+from gptoss_mlx.published_fit import fit_line, published_fit
 from gptoss_mlx.settings import KernelSetting, kernel_setting
 from gptoss_mlx.weights import load_model
 

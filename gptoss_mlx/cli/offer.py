@@ -2,11 +2,11 @@
 
 import sys
 
-from gptoss_mlx.cli.published_fit import published_fit
 from gptoss_mlx.convert.fit import gigabytes
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ModelNotFound
 from gptoss_mlx.models import PUBLISHED, PUBLISHED_GB, FoundModel, find_model
+from gptoss_mlx.published_fit import published_fit
 
 LINE_MEGABYTES = 12.5
 """Megabytes a second of a line that the time is given for: 100 Mbit/s."""

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from gptoss_mlx.cli.published_fit import fit_line, published_fit
 from gptoss_mlx.convert.fit import HEADROOM_BYTES
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughDisk, NotEnoughMemory
+from gptoss_mlx.published_fit import fit_line, published_fit
 
 
 def machine(memory_gb: float, working_set_gb: float | None) -> Device:

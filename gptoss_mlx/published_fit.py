@@ -5,8 +5,9 @@ from pathlib import Path
 
 from gptoss_mlx.config import PRESETS
 from gptoss_mlx.convert.fit import Fit, gigabytes, make_fit
-from gptoss_mlx.device import Device
-from gptoss_mlx.models import PUBLISHED_GB
+from gptoss_mlx.device import Device, this_device
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.models import PUBLISHED, PUBLISHED_GB
 from gptoss_mlx.settings import models_folder
 from gptoss_mlx.weight_sizes import planned_sizes
 
@@ -17,8 +18,14 @@ LARGEST_SHARD_BYTES = 5_000_000_000
 """About what OpenAI's largest shard has; while a model is made, one lies beside the result."""
 
 
-def published_fit(model: str, device: Device) -> Fit:
-    """What `20b` or `120b` takes here."""
+def published_fit(model: str, device: Device | None = None) -> Fit:
+    """What `20b` or `120b` takes on `device` (default: this machine), with 8,192 tokens of context.
+
+    Raises UsageError for another name.
+    """
+    if model not in PUBLISHED:
+        raise UsageError(f"{model!r} is not published by OpenAI; expected one of {', '.join(PUBLISHED)}")
+    device = this_device() if device is None else device
     config = PRESETS[model]
     folder = models_folder().absolute()
     there = next(path for path in (folder, *folder.parents, Path("/")) if path.is_dir())
