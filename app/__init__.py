@@ -1,1 +1,20 @@
-"""The terminal app. The only package that may import Textual; it reaches the model through the public Python API."""
+"""The terminal app. The only package that may import Textual; it reaches the model through the public Python API.
+
+How it is put together:
+
+    app.py            GptossApp: owns store, preferences and session; opens screens; keys that hold everywhere
+    app.tcss          all style
+    conversation.py   what a conversation is: a tree of turns, pure data
+    store.py          conversations on disk: SQLite, one file, full-text search
+    preferences.py    what the user set: a documented TOML file
+    session.py        the model that is loaded, loading, or failed; loads on a thread of its own
+    answering.py      one answer under way: events of the stream to widgets and store
+    screens/          one screen a file: chat, conversations, models, settings, help
+    widgets/          one widget a file: user message, reasoning, tool call, answer, composer, status line, ...
+
+A conversation lives in the store and on the screen; the model is only needed while it answers. For each answer a
+`gptoss_mlx.Chat` is made from the turns on the path from the root to where the reader is, so that editing and
+regenerating are new branches beside the old, and switching models is nothing special.
+
+Nothing heavy is imported before the first paint: MLX comes in with the thread that loads the model.
+"""

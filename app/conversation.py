@@ -1,0 +1,106 @@
+"""What a conversation is to the app: a tree of turns, and where the reader is in it. Pure data; knows no Textual.
+
+A turn is what one side says until the other has its say: a user's message with what is attached to it, or all that the
+model says to it (reasoning, tool calls with their results, answer). Nothing is ever overwritten by editing or
+regenerating: that makes a sibling of the turn, and the conversation goes on from there.
+
+            ┌─ "What is a sink?" ── answer ── "And a window?" ── answer      <- leaf: the path shown goes from here up
+    (root) ─┤                    └─ answer (regenerated)
+            └─ "What is a kernel?" ── answer                                 (the first message, edited)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from gptoss_mlx.harmony import ANALYSIS, FINAL, Message
+
+TurnRole: TypeAlias = Literal["user", "assistant"]
+
+TurnState: TypeAlias = Literal["running", "complete", "stopped", "failed"]
+"""`running`: the model still speaks; `stopped`: by the user, a limit, or the end of the app in mid-answer; `failed`: by
+an error, see `Turn.error`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A text file that goes with a user's message, as it was when it was sent."""
+
+    path: str
+    """As the user wrote it."""
+    text: str
+    tokens: int | None = None
+    """Its cost in the prompt; None until a tokenizer has counted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One side's say."""
+
+    id: int
+    parent: int | None
+    """The turn before it; None for a first one."""
+    role: TurnRole
+    messages: tuple[Message, ...] = ()
+    """In harmony's terms, as the model reads or wrote them; for a user one message, attachments included."""
+    text: str = ""
+    """What the user typed; empty for the model's turns."""
+    attachments: tuple[Attachment, ...] = ()
+    state: TurnState = "complete"
+    created: float = 0.0
+    """Seconds since 1970."""
+    model: str | None = None
+    """Who answered; None for the user's turns."""
+    reasoning_seconds: float | None = None
+    """How long the model thought; None while it does, and where it did not."""
+    finish_reason: str | None = None
+    """As `Reply.finish_reason`."""
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    """`Stats.to_dict()` of the answer; empty while it runs."""
+    error: str | None = None
+    """One sentence, where the turn failed."""
+
+    @property
+    def answer(self) -> str:
+        """Source text of the final channel."""
+        return "".join(message.text for message in self.messages if message.channel in (FINAL, None))
+
+    @property
+    def reasoning(self) -> str:
+        """Source text of the analysis channel, tool calls left out."""
+        return "".join(
+            message.text for message in self.messages if message.channel == ANALYSIS and message.tool_name is None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """What holds for one conversation. None: the preferences' value."""
+
+    instructions: str | None = None
+    """The developer's instructions ("system prompt")."""
+    effort: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    max_reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation without its turns."""
+
+    id: int
+    title: str
+    """By the user, or from the first message; empty before it."""
+    created: float
+    """Seconds since 1970."""
+    updated: float
+    """When something was last said or changed in it."""
+    date: str
+    """The date that the model is told, YYYY-MM-DD: fixed, so that midnight does not change the prompt."""
+    settings: ChatSettings = field(default_factory=ChatSettings)
+    model: str | None = None
+    """Who answered last."""
+    leaf: int | None = None
+    """The turn where the reader is; None before the first."""
