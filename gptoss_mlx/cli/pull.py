@@ -129,7 +129,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         print(f"{plan.listing.repository} at {plan.listing.commit[:12]} -> {plan.target}")
         for shard in plan.shards:
             wanted = any(step.shard is shard for step in plan.steps)
-            where = "in the hub's cache" if shard.cached else "here" if shard.there else "to download"
+            where = "in the hub's cache" if shard.cached else "here" if shard.path in plan.whole else "to download"
             print(f"  {shard.file.name}  {gigabytes(shard.file.size)}  {where if wanted else 'done'}")
         for line in plan.fit.lines():
             print(line)
