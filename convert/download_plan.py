@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,8 @@ from gptoss_mlx.convert.fetch import FetchOptions, Stopped
 from gptoss_mlx.convert.fit import Fit, make_fit
 from gptoss_mlx.convert.homes import Homes, header_run, make_homes
 from gptoss_mlx.convert.hub import Listing, list_repository
-from gptoss_mlx.convert.part import Journal
+from gptoss_mlx.convert.hub_cache import cache_folder
+from gptoss_mlx.convert.part import Journal, part_run
 from gptoss_mlx.convert.places import Places, Run
 from gptoss_mlx.convert.plan import PlannedFile, make_plan
 from gptoss_mlx.convert.remote_shards import Shard, ShardReader, read_json, weight_files
@@ -64,6 +65,8 @@ class DownloadPlan:
     steps: tuple[Step, ...]
     overlap: bool
     """Whether the next shard comes while what one finishes is not finished yet."""
+    keep_download: bool
+    """Whether what comes is kept in the user's cache of the hub."""
     fit: Fit
 
     @property
@@ -109,6 +112,7 @@ def plan_download(
     context: int,
     options: FetchOptions,
     stopped: Stopped,
+    keep_download: bool = False,
 ) -> DownloadPlan:
     """The plan for `repository` to become `target`, with what an earlier download left there counted in.
 
@@ -127,9 +131,11 @@ def plan_download(
             first_wait_seconds=options.first_wait_seconds,
             longest_wait_seconds=options.longest_wait_seconds,
         )
-    reader = ShardReader(listing, folder, begun, options, stopped)
+    reader = ShardReader(listing, folder, begun, options, stopped, keep_download=keep_download)
     small: dict[str, bytes | None] = {
-        file.name: None for file in listing.files if not file.name.endswith(".safetensors") and file.name != INDEX_NAME
+        file.name: None
+        for file in listing.files
+        if not file.name.endswith(".safetensors") and (keep_download or file.name != INDEX_NAME)
     }
     small["config.json"] = reader.content("config.json")
     config = ModelConfig.from_dict(read_json(small["config.json"], "config.json"), source=f"{repository}/config.json")
@@ -148,16 +154,23 @@ def plan_download(
     partial = folder.parent
     same = _noted_identity(partial) == _identity(shards, dense_bits)
     done = finished_files(Notes(partial), files) if same else {}
-    homes = make_homes(partial, files, done, checkpoint, frozenset(shard.path for shard in shards if shard.cached))
+    homes = make_homes(partial, files, done, checkpoint, frozenset(shard.path for shard in shards if shard.stays))
     missing = {shard.path: _missing_bytes(folder, shard, homes) for shard in shards}
     whole = frozenset(path for path, count in missing.items() if count == 0)
     steps = make_steps(files, done, homes, shards, whole)
     begun_shards = [step.shard.path for step in steps if missing[step.shard.path] < step.shard.file.size]
     free, present = _free_bytes(folder), _used_bytes(partial)
-    peaks = {overlap: disk_peak(steps, files, done, homes, begun_shards, overlap=overlap) for overlap in (True, False)}
+    cache_free = _free_bytes(cache_folder(repository)) if keep_download and _is_elsewhere(folder, repository) else None
+    peaks = {
+        overlap: disk_peak(
+            steps, files, done, homes, begun_shards, overlap=overlap, kept_elsewhere=cache_free is not None
+        )
+        for overlap in (True, False)
+    }
+    kept = sum(step.shard.file.size for step in steps if step.shard.kept)
     # Never more than the result and one shard, even where there is room for more.
-    most = sum(file.nbytes for file in files) + largest_shard(steps, homes)
-    besides = _small_bytes(listing) + SPARE_BYTES - present
+    most = sum(file.nbytes for file in files) + largest_shard(steps, homes) + kept
+    besides = _small_bytes(listing, keep_download) + SPARE_BYTES - present
     overlap = peaks[True] <= most and peaks[True] + besides <= free
     fit = make_fit(
         target.name,
@@ -170,8 +183,23 @@ def plan_download(
         disk_free_bytes=free,
         context=context,
     )
+    if keep_download:
+        fit = replace(fit, kept_bytes=kept, cache_free_bytes=cache_free)
     return DownloadPlan(
-        target, listing, dense_bits, small, shards, whole, checkpoint, files, done, homes, steps, overlap, fit
+        target,
+        listing,
+        dense_bits,
+        small,
+        shards,
+        whole,
+        checkpoint,
+        files,
+        done,
+        homes,
+        steps,
+        overlap,
+        keep_download,
+        fit,
     )
 
 
@@ -201,13 +229,24 @@ def _missing_bytes(folder: Path, shard: Shard, homes: Homes) -> int:
     """What has to come of it yet."""
     if shard.cached:
         return 0
-    journal = Journal(folder, shard.file, Places(_runs(shard, homes)))
+    whole = folder / shard.file.name
+    if shard.kept and whole.is_file() and whole.stat().st_size == shard.file.size:
+        return 0
+    runs = [part_run(folder, shard.file)] if shard.kept else _runs(shard, homes)
+    journal = Journal(folder, shard.file, Places(runs))
     return 0 if journal.is_whole else journal.missing_bytes
 
 
-def _small_bytes(listing: Listing) -> int:
-    # Once as they come, once in the result.
-    return 2 * sum(file.size for file in listing.files if not file.name.endswith(".safetensors"))
+def _is_elsewhere(folder: Path, repository: str) -> bool:
+    """Whether the hub's cache is on another disk than `folder`."""
+    return _existing(folder).stat().st_dev != _existing(cache_folder(repository)).stat().st_dev
+
+
+def _small_bytes(listing: Listing, keep_download: bool) -> int:
+    # Once as they come, once in the result, once in the hub's cache.
+    return (3 if keep_download else 2) * sum(
+        file.size for file in listing.files if not file.name.endswith(".safetensors")
+    )
 
 
 def _used_bytes(folder: Path) -> int:
@@ -217,5 +256,9 @@ def _used_bytes(folder: Path) -> int:
 
 def _free_bytes(folder: Path) -> int:
     """What is free on the disk that `folder` is on, or will be."""
-    there = next(path for path in (folder, *folder.parents) if path.is_dir())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder that is there."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())

@@ -21,6 +21,7 @@ from gptoss_mlx.convert.fetch import FetchOptions, Limiter, Stopped, fetch_file,
 from gptoss_mlx.convert.finishing import Finisher
 from gptoss_mlx.convert.homes import HELD_SUFFIX, header_run
 from gptoss_mlx.convert.hub import RemoteFile, cached_file
+from gptoss_mlx.convert.hub_cache import keep_file, link_file, note_reference
 from gptoss_mlx.convert.part import JOURNAL_SUFFIX, PART_SUFFIX, GivenGone, Part
 from gptoss_mlx.convert.remote_shards import DISTRUSTED_NAME, HEADER_SUFFIX, Shard
 from gptoss_mlx.convert.writer import UNFINISHED_SUFFIX, sync_folder, write_small_file
@@ -123,6 +124,8 @@ class Landing:
             raise self._failure
         while not self._moves.empty():
             self._tell(REPORT_SECONDS)
+        if self._plan.keep_download:
+            note_reference(self._plan.listing)
         return {file.name: self._finisher.records[file.name] for file in self._plan.files}, small
 
     # The threads
@@ -153,15 +156,20 @@ class Landing:
         if shard.cached:
             self._moves.put((shard.path, "verifying"))
             self._check_cached(shard)
+            if self._plan.keep_download:
+                link_file(self._plan.listing, shard.file, shard.path)
             return None
         self._moves.put((shard.path, "verifying" if shard.path in self._plan.whole else "downloading"))
+        if shard.kept:
+            self._fetch_to_cache(shard)
+            return None
         return self._fetch_shard(shard)
 
     def _seal(self, shard: Shard, part: Part | None) -> None:
         """Makes a shard that has the hub's checksum durable, and lets it count."""
         if part is not None:
             part.note_verified()
-        header_file = shard.path if shard.cached else header_run(shard.path, len(shard.header)).path
+        header_file = shard.path if shard.stays else header_run(shard.path, len(shard.header)).path
         with header_file.open("rb") as opened:
             if opened.read(len(shard.header)) != shard.header:
                 # Only the whole file is verified; its beginning came by itself before, and not as it is.
@@ -170,16 +178,22 @@ class Landing:
         self._moves.put((shard.path, "here"))
         self._finisher.verified(shard.path)
 
-    def _fetch(self, file: RemoteFile) -> None:
-        fetch_file(
-            self._plan.listing.url(file),
-            self._plan.folder,
-            file,
-            self._options,
-            self._limiter,
-            self._stopped,
-            lambda part: None,
-        )
+    def _fetch(self, file: RemoteFile, stopped: Stopped) -> Path:
+        def begun(part: Part) -> None:
+            self._parts[file.name] = part
+
+        url, folder = self._plan.listing.url(file), self._plan.folder
+        return fetch_file(url, folder, file, self._options, self._limiter, stopped, begun)
+
+    def _fetch_to_cache(self, shard: Shard) -> None:
+        self._finisher.begun(shard.path)
+        keep_file(self._plan.listing, shard.file, self._fetch(shard.file, self._halt), move=True)
+        # Whatever copy was damaged there, this one is not.
+        trusted = self._plan.folder / DISTRUSTED_NAME
+        if trusted.is_file():
+            names = trusted.read_text(encoding="utf-8").split("\n")
+            trusted.write_text("\n".join(name for name in names if name != shard.file.name), encoding="utf-8")
+        self._finisher.passed(shard.path, shard.file.size)
 
     def _fetch_shard(self, shard: Shard) -> Part | None:
         def begun(part: Part) -> None:
@@ -275,15 +289,20 @@ class Landing:
             file = self._plan.listing.file(name)
             assert file is not None
             path = self._plan.folder / name
-            if path.is_file() and file.matches(path.read_bytes()):
-                continue
-            path.unlink(missing_ok=True)
-            if content is None and (cached := cached_file(self._plan.listing, file)) is not None:
-                content = cached.read_bytes()
-            if content is not None and file.matches(content):
-                write_small_file(self._plan.folder, name, content)
-            else:
-                self._fetch(file)
+            cached = cached_file(self._plan.listing, file)
+            in_cache = cached is not None and file.matches(cached.read_bytes())
+            if not path.is_file() or not file.matches(path.read_bytes()):
+                path.unlink(missing_ok=True)
+                if content is None and cached is not None:
+                    content = cached.read_bytes()
+                if content is not None and file.matches(content):
+                    write_small_file(self._plan.folder, name, content)
+                else:
+                    self._fetch(file, self._stopped)
+            if self._plan.keep_download and cached is not None and in_cache:
+                link_file(self._plan.listing, file, cached)
+            elif self._plan.keep_download:
+                keep_file(self._plan.listing, file, path, move=False)
 
     # Progress
 

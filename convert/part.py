@@ -34,6 +34,11 @@ POLL_SECONDS: Final = 0.1
 """How often somebody who waits for bytes looks whether all is over."""
 
 
+def part_run(folder: Path, file: RemoteFile) -> Run:
+    """Where the bytes of a file go that is kept in one piece."""
+    return Run(0, file.size, folder / (file.name + PART_SUFFIX), 0)
+
+
 class Journal:
     """What an earlier process noted about a file of the hub. Reads; never writes."""
 
@@ -118,7 +123,7 @@ class Part:
         self.file = file
         self.target = folder / file.name
         self.path = folder / (file.name + PART_SUFFIX)
-        self.places = Places([Run(0, file.size, self.path, 0)] if runs is None else runs)
+        self.places = Places([part_run(folder, file)] if runs is None else runs)
         self.changed = threading.Condition()
         """Notified whenever an extent comes or goes."""
         self._claimed: list[tuple[int, int]] = []

@@ -10,6 +10,7 @@ from typing import Final
 
 from gptoss_mlx.convert.fetch import FetchOptions, Stopped, fetch_range
 from gptoss_mlx.convert.hub import Listing, RemoteFile, cached_file
+from gptoss_mlx.convert.hub_cache import blob_path
 from gptoss_mlx.errors import ChecksumError, DownloadError, WeightsError
 from gptoss_mlx.safetensors_file import INDEX_NAME, header_length, parse_header
 
@@ -34,6 +35,13 @@ class Shard:
     """Where it lies, or would if it did not go straight to the places of its tensors."""
     cached: bool
     """Whether it lies in the user's cache of the hub, where it stays."""
+    kept: bool = False
+    """Whether it goes to the user's cache of the hub, whole, once it is verified."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether its tensors are read in the cache."""
+        return self.cached or self.kept
 
 
 def read_json(content: bytes | None, name: str) -> dict[str, object]:
@@ -64,9 +72,17 @@ class ShardReader:
     """Small things that a plan needs, from the stopped download, the user's cache or the hub, whichever has them."""
 
     def __init__(
-        self, listing: Listing, folder: Path, begun: Listing | None, options: FetchOptions, stopped: Stopped
+        self,
+        listing: Listing,
+        folder: Path,
+        begun: Listing | None,
+        options: FetchOptions,
+        stopped: Stopped,
+        *,
+        keep_download: bool,
     ) -> None:
         """`begun` is the listing that the files in `folder` belong to."""
+        self._keep_download = keep_download
         self._listing = listing
         self._folder = folder
         self._kept = set() if begun is None else set(begun.files)
@@ -93,19 +109,22 @@ class ShardReader:
     def shard(self, file: RemoteFile) -> Shard:
         """The shard, with its header."""
         cached = None if file.name in self._distrusted else cached_file(self._listing, file)
-        path = self._folder / file.name if cached is None else cached
+        keep = self._keep_download and cached is None
+        path = blob_path(self._listing, file) if keep else self._folder / file.name if cached is None else cached
         noted = self._folder / (file.name + HEADER_SUFFIX)
         known = noted if file in self._kept and noted.is_file() else cached
         if known is not None:
             with known.open("rb") as opened:
                 start = opened.read(8)
-                return Shard(file, start + opened.read(header_length(path, start, file.size)), path, cached is not None)
+                return Shard(
+                    file, start + opened.read(header_length(path, start, file.size)), path, cached is not None, keep
+                )
         try:
             header = self._fetch_header(file, path)
         except WeightsError:
             # Nothing verified these bytes so far. If they are the same again, it is the file that is so.
             header = self._fetch_header(file, path)
-        return Shard(file, header, path, False)
+        return Shard(file, header, path, False, keep)
 
     def _fetch_header(self, file: RemoteFile, path: Path) -> bytes:
         first = self._fetch(file, 0, min(FIRST_BYTES, file.size))

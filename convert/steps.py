@@ -50,11 +50,13 @@ def disk_peak(
     begun: Collection[Path],
     *,
     overlap: bool,
+    kept_elsewhere: bool,
 ) -> int:
     """Bytes of tensors on the disk at the fullest moment, what is there already included.
 
     `overlap`: whether the next shard comes while what a shard finishes is not finished yet. `begun` are shards of which
-    a part is here, whatever their turn.
+    a part is here, whatever their turn. `kept_elsewhere`: whether the hub's cache, where shards may be kept, is on
+    another disk, to which they go when they are whole.
     """
     sizes = {file.name: file.nbytes for file in files}
     finished = set(done)
@@ -71,7 +73,10 @@ def disk_peak(
                 written.add(name.removesuffix(UNFINISHED_SUFFIX))
             elif name.removesuffix(HELD_SUFFIX) not in finished:
                 held += run.end - run.start
-        peak = max(peak, sum(sizes[name] for name in written) + held)
+        kept = sum(
+            other.shard.file.size for other in (coming[number:] if kept_elsewhere else coming) if other.shard.kept
+        )
+        peak = max(peak, sum(sizes[name] for name in written) + held + kept)
         finished |= {file.name for file in step.writes}
     return peak
 
