@@ -14,6 +14,7 @@ from gptoss_mlx.convert.destination import finish, locked, tidy
 from gptoss_mlx.convert.download_plan import DownloadPlan, plan_download
 from gptoss_mlx.convert.fetch import FetchOptions, Stopped
 from gptoss_mlx.convert.hub import list_repository, split_name
+from gptoss_mlx.convert.hub_cache import is_kept
 from gptoss_mlx.convert.landing import DownloadProgress, Landing, PlanStale
 from gptoss_mlx.convert.plan import DENSE_BITS
 from gptoss_mlx.errors import DownloadError, GptOssError, NotEnoughDisk, UsageError
@@ -52,6 +53,7 @@ def download(
     dense_bits: int | None = None,
     context: int = CONTEXT,
     force: bool = False,
+    keep_download: bool = False,
     options: FetchOptions | None = None,
     planned: Callable[[DownloadPlan], None] | None = None,
     progress: Callable[[DownloadProgress], None] | None = None,
@@ -61,7 +63,8 @@ def download(
 
     The finished model is a folder among the user's models, or `path`; it appears when it is whole, and not before.
     Whatever ends the call, the same call goes on where it was. Every file is compared with the hub's checksum before it
-    is used. Files in the hub's own cache are taken from there. `dense_bits` (8, 6 or 4) quantises the dense weights.
+    is used. Files in the hub's own cache are taken from there; with `keep_download`, what comes is put there, too, for
+    other programs. `dense_bits` (8, 6 or 4) quantises the dense weights.
 
     `context` is what memory is checked for; `force` goes on when disk or memory seem too small. `planned` is told
     what will be done before it is, `progress` how far it is, both on the caller's thread. A second download of the same
@@ -77,6 +80,8 @@ def download(
     report = progress or _no_progress
     options = FetchOptions() if options is None else options
     if (there := find_there(target, repository, revision, dense_bits)) is not None:
+        if keep_download:
+            _check_kept(target, there)
         return _report_there(target, there, started)
 
     def wait() -> None:
@@ -88,7 +93,14 @@ def download(
 
     def make_plan() -> DownloadPlan:
         return plan_download(
-            target, repository, revision, dense_bits=dense_bits, context=context, options=options, stopped=stopped
+            target,
+            repository,
+            revision,
+            dense_bits=dense_bits,
+            context=context,
+            options=options,
+            stopped=stopped,
+            keep_download=keep_download,
         )
 
     with _sentences(target):
@@ -171,6 +183,18 @@ def _is_commit(commit: str | None, repository: str, revision: str) -> bool:
     if commit is None:
         return False
     return commit.startswith(revision) or list_repository(repository, revision).commit == commit
+
+
+def _check_kept(target: Path, there: Manifest) -> None:
+    """Raises `UsageError` unless what the model at `target` was made of is in the hub's cache."""
+    source = there.source
+    if source.repository and source.revision and is_kept(source.repository, source.revision, source.files):
+        return
+    origin = source.repository or source.name
+    raise UsageError(
+        f"{target} is here already, and what it was made of is not in the hub's cache any more; get that with `hf "
+        f"download {origin}`, or remove the model first: gptoss rm {target.name}"
+    )
 
 
 def _report_there(target: Path, there: Manifest, started: float) -> DownloadReport:

@@ -1,73 +1,45 @@
-"""What a download will do, to the byte, before it does it: files, order, the fullest moment of the disk, the fit.
+"""What a download will do, to the byte, before it does it: files, order, places, how full the disk gets, the fit.
 
 Everything follows from the listing, config.json and the shards' headers, a few hundred KB. A planned file of the result
-is written when the last shard that it needs is there, and a shard is removed when no file needs it any more: so the
-disk holds the result and little more than one shard, and the plan knows how much.
+is finished when the last shard that it needs is there and verified. The bytes lie where `homes` says: those of OpenAI's
+own checkpoint at their places in the result, so that the disk never holds more than that.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from gptoss_mlx.checkpoint import Checkpoint, checkpoint_of
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.convert.destination import FINGERPRINT_NAME, SPARE_BYTES, finished_files
-from gptoss_mlx.convert.fetch import FetchOptions, Stopped, fetch_range
+from gptoss_mlx.convert.fetch import FetchOptions, Stopped
 from gptoss_mlx.convert.fit import Fit, make_fit
-from gptoss_mlx.convert.hub import Listing, RemoteFile, cached_file, list_repository
+from gptoss_mlx.convert.homes import Homes, header_run, make_homes
+from gptoss_mlx.convert.hub import Listing, list_repository
+from gptoss_mlx.convert.hub_cache import cache_folder
+from gptoss_mlx.convert.part import Journal, part_run
+from gptoss_mlx.convert.places import Places, Run
 from gptoss_mlx.convert.plan import PlannedFile, make_plan
+from gptoss_mlx.convert.remote_shards import Shard, ShardReader, read_json, weight_files
+from gptoss_mlx.convert.steps import Step, disk_peak, largest_shard, make_steps
 from gptoss_mlx.convert.writer import Notes
 from gptoss_mlx.device import this_device
-from gptoss_mlx.errors import ChecksumError, DownloadError, UsageError, WeightsError
+from gptoss_mlx.errors import UsageError
 from gptoss_mlx.manifest import FileRecord, Source, SourceFile
-from gptoss_mlx.safetensors_file import INDEX_NAME, header_length, parse_header, unite
+from gptoss_mlx.safetensors_file import INDEX_NAME, parse_header, unite
 from gptoss_mlx.settings import DOWNLOAD_NAME, PARTIAL_SUFFIX
 from gptoss_mlx.tensor_source import TensorSource
 
 LISTING_NAME: Final = "listing.json"
 """In the download folder: what is being downloaded."""
 
-DISTRUSTED_NAME: Final = "distrusted"
-"""In the download folder: names of files whose copy in the hub's cache was damaged, one a line."""
-
-HEADER_SUFFIX: Final = ".header"
-"""In the download folder: a shard's first bytes, which outlive the shard."""
-
-FIRST_BYTES: Final = 128 << 10
-"""Of a shard, asked for to read its header; enough for gpt-oss."""
-
-
 LISTING_SECONDS: Final = 20.0
 """Somebody who is not on the net at all should not wait long to hear it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of tensors."""
-
-    file: RemoteFile
-    header: bytes
-    """Its length and text, as the file begins."""
-    path: Path
-    """Where it lies, or will."""
-    cached: bool
-    """Whether it lies in the user's cache of the hub, where it stays."""
-    there: bool
-    """Whether all of it is on this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A shard, and what can be done once it is there."""
-
-    shard: Shard
-    writes: tuple[PlannedFile, ...]
-    drops: tuple[Shard, ...]
-    """Shards that no later step needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +53,20 @@ class DownloadPlan:
     small: Mapping[str, bytes | None]
     """Files without tensors by name, and the content of those that were looked at."""
     shards: tuple[Shard, ...]
+    whole: frozenset[Path]
+    """Shards, by their paths, of which nothing has to come."""
     checkpoint: Checkpoint
+    """With every tensor in its shard."""
     files: tuple[PlannedFile, ...]
     """Of the result."""
     done: Mapping[str, FileRecord]
     """Files of the result that an earlier download finished."""
+    homes: Homes
     steps: tuple[Step, ...]
     overlap: bool
-    """Whether the disk has room for the next shard while one is converted."""
+    """Whether the next shard comes while what one finishes is not finished yet."""
+    keep_download: bool
+    """Whether what comes is kept in the user's cache of the hub."""
     fit: Fit
 
     @property
@@ -98,7 +76,7 @@ class DownloadPlan:
 
     @property
     def folder(self) -> Path:
-        """Where what is downloaded lies meanwhile."""
+        """Where what is downloaded, or the notes about it, lie meanwhile."""
         return self.partial / DOWNLOAD_NAME
 
     @property
@@ -120,6 +98,10 @@ class DownloadPlan:
         """What a stopped download must have in common with the one that goes on with it."""
         return _identity(self.shards, self.dense_bits)
 
+    def runs(self, shard: Shard) -> tuple[Run, ...]:
+        """Where the bytes of `shard` go."""
+        return _runs(shard, self.homes)
+
 
 def plan_download(
     target: Path,
@@ -130,6 +112,7 @@ def plan_download(
     context: int,
     options: FetchOptions,
     stopped: Stopped,
+    keep_download: bool = False,
 ) -> DownloadPlan:
     """The plan for `repository` to become `target`, with what an earlier download left there counted in.
 
@@ -148,15 +131,18 @@ def plan_download(
             first_wait_seconds=options.first_wait_seconds,
             longest_wait_seconds=options.longest_wait_seconds,
         )
-    reader = _Reader(listing, folder, begun, options, stopped)
+    reader = ShardReader(listing, folder, begun, options, stopped, keep_download=keep_download)
     small: dict[str, bytes | None] = {
-        file.name: None for file in listing.files if not file.name.endswith(".safetensors") and file.name != INDEX_NAME
+        file.name: None
+        for file in listing.files
+        if not file.name.endswith(".safetensors") and (keep_download or file.name != INDEX_NAME)
     }
     small["config.json"] = reader.content("config.json")
-    config = ModelConfig.from_dict(_read_json(small["config.json"], "config.json"), source=f"{repository}/config.json")
+    config = ModelConfig.from_dict(read_json(small["config.json"], "config.json"), source=f"{repository}/config.json")
     if not 1 <= context <= config.max_position_embeddings:
         raise UsageError(f"context is {context}; expected 1 to {config.max_position_embeddings}")
-    shards = tuple(reader.shard(file) for file in _weights(listing, reader))
+    with ThreadPoolExecutor(options.connections) as pool:
+        shards = tuple(pool.map(reader.shard, weight_files(listing, reader)))
     entries = unite(parse_header(shard.path, shard.header[8:], shard.file.size) for shard in shards)
     checkpoint = checkpoint_of(folder, config, entries)
     tensors = TensorSource(checkpoint)
@@ -165,30 +151,56 @@ def plan_download(
         return make_plan(tensors, config.num_hidden_layers, bits)
 
     files = files_of(dense_bits)
-    notes_folder = folder.parent
-    same = _noted_identity(notes_folder) == _identity(shards, dense_bits)
-    done = finished_files(Notes(notes_folder), files) if same else {}
-    steps = _make_steps(files, done, checkpoint, shards)
-    present = _used_bytes(folder.parent)
-    free = _free_bytes(folder)
+    partial = folder.parent
+    same = _noted_identity(partial) == _identity(shards, dense_bits)
+    done = finished_files(Notes(partial), files) if same else {}
+    homes = make_homes(partial, files, done, checkpoint, frozenset(shard.path for shard in shards if shard.stays))
+    missing = {shard.path: _missing_bytes(folder, shard, homes) for shard in shards}
+    whole = frozenset(path for path, count in missing.items() if count == 0)
+    steps = make_steps(files, done, homes, shards, whole)
+    begun_shards = [step.shard.path for step in steps if missing[step.shard.path] < step.shard.file.size]
+    free, present = _free_bytes(folder), _used_bytes(partial)
+    cache_free = _free_bytes(cache_folder(repository)) if keep_download and _is_elsewhere(folder, repository) else None
     peaks = {
-        overlap: max(_peak(steps, done, overlap) + _small_bytes(listing) + SPARE_BYTES - present, 0)
+        overlap: disk_peak(
+            steps, files, done, homes, begun_shards, overlap=overlap, kept_elsewhere=cache_free is not None
+        )
         for overlap in (True, False)
     }
-    overlap = peaks[True] <= free
-    missing = [step.shard for step in steps if not step.shard.there]
+    kept = sum(step.shard.file.size for step in steps if step.shard.kept)
+    # Never more than the result and one shard, even where there is room for more.
+    most = sum(file.nbytes for file in files) + largest_shard(steps, homes) + kept
+    besides = _small_bytes(listing, keep_download) + SPARE_BYTES - present
+    overlap = peaks[True] <= most and peaks[True] + besides <= free
     fit = make_fit(
         target.name,
         config,
         this_device(),
         dense_bits=dense_bits,
         weights_of=lambda bits: sum(file.nbytes for file in files_of(bits)),
-        download_bytes=sum(shard.file.size - _part_bytes(shard) for shard in missing),
-        disk_needed_bytes=peaks[overlap],
+        download_bytes=sum(missing[step.shard.path] for step in steps),
+        disk_needed_bytes=max(peaks[overlap] + besides, 0),
         disk_free_bytes=free,
         context=context,
     )
-    return DownloadPlan(target, listing, dense_bits, small, shards, checkpoint, files, done, steps, overlap, fit)
+    if keep_download:
+        fit = replace(fit, kept_bytes=kept, cache_free_bytes=cache_free)
+    return DownloadPlan(
+        target,
+        listing,
+        dense_bits,
+        small,
+        shards,
+        whole,
+        checkpoint,
+        files,
+        done,
+        homes,
+        steps,
+        overlap,
+        keep_download,
+        fit,
+    )
 
 
 def read_listing(folder: Path) -> Listing | None:
@@ -209,146 +221,32 @@ def _identity(shards: Sequence[Shard], dense_bits: int | None) -> str:
     return hashlib.sha256(json.dumps([facts, dense_bits]).encode()).hexdigest()
 
 
-def _read_json(content: bytes | None, name: str) -> dict[str, object]:
-    try:
-        values = json.loads(content or b"")
-    except ValueError as error:
-        raise DownloadError(f"{name} on the hub is not JSON ({error}); is this the right repository?") from error
-    if not isinstance(values, dict):
-        raise DownloadError(f"{name} on the hub holds no object; is this the right repository?")
-    return values
+def _runs(shard: Shard, homes: Homes) -> tuple[Run, ...]:
+    return (header_run(shard.path, len(shard.header)), *homes.runs.get(shard.path, ()))
 
 
-def _weights(listing: Listing, reader: "_Reader") -> list[RemoteFile]:
-    """The safetensors that make up the model: those in the index, or all."""
-    files = {file.name: file for file in listing.files if file.name.endswith(".safetensors")}
-    if listing.file(INDEX_NAME) is None:
-        return list(files.values())
-    names = _read_json(reader.content(INDEX_NAME), INDEX_NAME).get("weight_map")
-    if not isinstance(names, dict) or not set(names.values()) <= set(files):
-        raise DownloadError(
-            f"{INDEX_NAME} of {listing.repository} names files that are not there; is this the right repository?"
-        )
-    return [files[name] for name in sorted(set(names.values()))]
+def _missing_bytes(folder: Path, shard: Shard, homes: Homes) -> int:
+    """What has to come of it yet."""
+    if shard.cached:
+        return 0
+    whole = folder / shard.file.name
+    if shard.kept and whole.is_file() and whole.stat().st_size == shard.file.size:
+        return 0
+    runs = [part_run(folder, shard.file)] if shard.kept else _runs(shard, homes)
+    journal = Journal(folder, shard.file, Places(runs))
+    return 0 if journal.is_whole else journal.missing_bytes
 
 
-class _Reader:
-    """Small things that a plan needs, from the stopped download, the user's cache or the hub, whichever has them."""
-
-    def __init__(
-        self, listing: Listing, folder: Path, begun: Listing | None, options: FetchOptions, stopped: Stopped
-    ) -> None:
-        """`begun` is the listing that the files in `folder` belong to."""
-        self._listing = listing
-        self._folder = folder
-        self._kept = set() if begun is None else set(begun.files)
-        self._options = options
-        self._stopped = stopped
-        distrusted = folder / DISTRUSTED_NAME
-        self._distrusted = distrusted.read_text(encoding="utf-8").split("\n") if distrusted.is_file() else []
-
-    def content(self, name: str) -> bytes:
-        """The small file's verified content."""
-        file = self._listing.file(name)
-        assert file is not None
-        for path in (self._folder / name, cached_file(self._listing, file)):
-            if path is not None and path.is_file():
-                content = path.read_bytes()
-                if file.matches(content):
-                    return content
-        for _ in range(2):
-            content = self._fetch(file, 0, file.size)
-            if file.matches(content):
-                return content
-        raise ChecksumError(f"{name} arrived with wrong bytes twice; run the same command again later")
-
-    def shard(self, file: RemoteFile) -> Shard:
-        """The shard, with its header."""
-        cached = None if file.name in self._distrusted else cached_file(self._listing, file)
-        path = self._folder / file.name if cached is None else cached
-        mine = file in self._kept
-        there = cached is not None or (mine and path.is_file() and path.stat().st_size == file.size)
-        kept = self._folder / (file.name + HEADER_SUFFIX)
-        known = kept if mine and kept.is_file() else path if there else None
-        if known is not None:
-            with known.open("rb") as opened:
-                start = opened.read(8)
-                header = start + opened.read(header_length(path, start, file.size))
-            return Shard(file, header, path, cached is not None, there)
-        try:
-            header = self._fetch_header(file, path)
-        except WeightsError:
-            # Nothing verified these bytes so far. If they are the same again, it is the file that is so.
-            header = self._fetch_header(file, path)
-        return Shard(file, header, path, False, there)
-
-    def _fetch_header(self, file: RemoteFile, path: Path) -> bytes:
-        first = self._fetch(file, 0, min(FIRST_BYTES, file.size))
-        length = 8 + header_length(path, first, file.size)
-        if len(first) < length:
-            first += self._fetch(file, len(first), length)
-        parse_header(path, first[8:length], file.size)
-        return first[:length]
-
-    def _fetch(self, file: RemoteFile, start: int, end: int) -> bytes:
-        return fetch_range(self._listing.url(file), file, start, end, self._options, self._stopped)
+def _is_elsewhere(folder: Path, repository: str) -> bool:
+    """Whether the hub's cache is on another disk than `folder`."""
+    return _existing(folder).stat().st_dev != _existing(cache_folder(repository)).stat().st_dev
 
 
-def _make_steps(
-    files: Sequence[PlannedFile], done: Mapping[str, FileRecord], checkpoint: Checkpoint, shards: Sequence[Shard]
-) -> tuple[Step, ...]:
-    """In the order in which shards are fetched; shards that only finished files came from are left out."""
-    by_path = {shard.path: shard for shard in shards}
-    needs = {
-        file.name: {
-            by_path[checkpoint.entries[part.name].file].file.name
-            for tensor in file.tensors
-            for part in checkpoint.recipes[tensor.source.name].parts
-        }
-        for file in files
-    }
-    pending = [file for file in files if file.name not in done]
-    wanted = {name for file in pending for name in needs[file.name]}
-    # What is here already comes first: it frees the most, the earliest.
-    order = sorted((shard for shard in shards if shard.file.name in wanted), key=lambda shard: not shard.there)
-    here: dict[str, Shard] = {}
-    seen: set[str] = set()
-    steps = []
-    for shard in order:
-        here[shard.file.name] = shard
-        seen.add(shard.file.name)
-        writes = tuple(file for file in pending if needs[file.name] <= seen)
-        pending = [file for file in pending if file not in writes]
-        still = {name for file in pending for name in needs[file.name]}
-        drops = tuple(shard for name, shard in here.items() if name not in still)
-        here = {name: shard for name, shard in here.items() if name in still}
-        steps.append(Step(shard, writes, drops))
-    return tuple(steps)
-
-
-def _peak(steps: Sequence[Step], done: Mapping[str, FileRecord], overlap: bool) -> int:
-    """Bytes on the disk at the fullest moment."""
-    written = sum(record.bytes for record in done.values())
-    held = peak = 0
-    for number, step in enumerate(steps):
-        held += 0 if step.shard.cached else step.shard.file.size
-        written += sum(file.nbytes for file in step.writes)
-        following = steps[number + 1].shard if overlap and number + 1 < len(steps) else None
-        ahead = 0 if following is None or following.cached else following.file.size
-        peak = max(peak, written + held + ahead)
-        held -= sum(shard.file.size for shard in step.drops if not shard.cached)
-    return peak
-
-
-def _part_bytes(shard: Shard) -> int:
-    """About what an earlier download brought of it."""
-    path = shard.path.with_name(shard.path.name + ".part")
-    return min(path.stat().st_blocks * 512, shard.file.size) if path.is_file() else 0
-
-
-def _small_bytes(listing: Listing) -> int:
-    # Once as they come, once in the result.
-    return 2 * sum(file.size for file in listing.files if not file.name.endswith(".safetensors"))
+def _small_bytes(listing: Listing, keep_download: bool) -> int:
+    # Once as they come, once in the result, once in the hub's cache.
+    return (3 if keep_download else 2) * sum(
+        file.size for file in listing.files if not file.name.endswith(".safetensors")
+    )
 
 
 def _used_bytes(folder: Path) -> int:
@@ -358,5 +256,9 @@ def _used_bytes(folder: Path) -> int:
 
 def _free_bytes(folder: Path) -> int:
     """What is free on the disk that `folder` is on, or will be."""
-    there = next(path for path in (folder, *folder.parents) if path.is_dir())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder that is there."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())

@@ -1,6 +1,6 @@
 """Bytes from the hub: in ranges, over several connections, again and again until they are there and right.
 
-    fetch_file      a whole file into a folder, resumed, hashed on the way, verified
+    fetch_file      a whole file into a folder, or to many places, resumed, hashed on the way, verified
     fetch_range     a few bytes of a file into memory
 
 A connection that ends, stalls, or is refused for now is opened again after a while, from the byte where it ended; the
@@ -10,7 +10,7 @@ wait grows while nothing comes. Errors are what cannot pass by itself, and `give
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from huggingface_hub import get_session
 
 from gptoss_mlx.convert.hub import RemoteFile, explain, explain_status, hub_headers
 from gptoss_mlx.convert.part import POLL_SECONDS, Part, Writer
+from gptoss_mlx.convert.places import Run
 from gptoss_mlx.errors import Cancelled, ChecksumError, DownloadError, GptOssError
 
 SEGMENT_BYTES: Final = 64 << 20
@@ -174,25 +175,73 @@ def fetch_file(
     `ChecksumError` when the bytes were wrong twice, `Cancelled`, and OSError for the disk.
     """
     target = folder / file.name
-    if target.is_file() and target.stat().st_size == file.size:
-        return target
-    found = None
-    for _ in range(ATTEMPTS):
-        part = Part(folder, file)
+    if not target.is_file() or target.stat().st_size != file.size:
+        _fetch_part(url, lambda: Part(folder, file), options, limiter, stopped, begun, None).finish()
+    return target
+
+
+def fetch_to_places(
+    url: str,
+    folder: Path,
+    file: RemoteFile,
+    runs: Sequence[Run],
+    options: FetchOptions,
+    limiter: Limiter,
+    stopped: Stopped,
+    begun: Callable[[Part], None],
+    passed: Callable[[int], None],
+) -> Part | None:
+    """As `fetch_file`, but the bytes go where `runs` say, and the notes about them stay in `folder`.
+
+    `passed` is told how many of the bytes are hashed, from the first on. Gives the part, for the caller to note that it
+    is verified, or None when that was noted before. Raises `GivenGone`, too.
+    """
+
+    def make_part() -> Part:
+        return Part(folder, file, runs)
+
+    part = make_part()
+    if part.was_verified:
         begun(part)
         try:
-            found = _Fetch(part, url, options, limiter, stopped).run()
-            if found == file.checksum:
-                part.finish()
-                return target
+            whole = part.check_needed(stopped)
+        finally:
+            part.close()
+        stopped.check()
+        if whole:
+            passed(file.size)
+            return None
+    else:
+        part.close()
+    return _fetch_part(url, make_part, options, limiter, stopped, begun, passed)
+
+
+def _fetch_part(
+    url: str,
+    make_part: Callable[[], Part],
+    options: FetchOptions,
+    limiter: Limiter,
+    stopped: Stopped,
+    begun: Callable[[Part], None],
+    passed: Callable[[int], None] | None,
+) -> Part:
+    """A part whose bytes are all there and right; whoever gets it ends it."""
+    found = None
+    for _ in range(ATTEMPTS):
+        part = make_part()
+        begun(part)
+        try:
+            found = _Fetch(part, url, options, limiter, stopped).run(passed)
         except BaseException:
             part.close()
             raise
+        if found == part.file.checksum:
+            return part
         part.close()
         part.discard()
     raise ChecksumError(
-        f"{file.name} arrived with wrong bytes twice (checksum {found}, expected {file.checksum}) and was removed; "
-        "run the same command again later, on another network or without a proxy or mirror"
+        f"{part.file.name} arrived with wrong bytes twice (checksum {found}, expected {part.file.checksum}) and was "
+        "removed; run the same command again later, on another network or without a proxy or mirror"
     )
 
 
@@ -213,7 +262,7 @@ class _Fetch:
         self._syncing = threading.Lock()
         self._synced_at = time.monotonic()
 
-    def run(self) -> str:
+    def run(self, passed: Callable[[int], None] | None) -> str:
         """The file's checksum, once all of it is there. Raises what ended the download before."""
         size = self._part.file.size
         count = max(1, min(self._options.connections, size // SMALL_BYTES))
@@ -225,7 +274,7 @@ class _Fetch:
         for worker in workers:
             worker.start()
         try:
-            digest = self._part.hash_all(self._ended)
+            digest = self._part.hash_all(self._ended, passed)
         finally:
             self._over = True
             for worker in workers:

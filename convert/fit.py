@@ -36,6 +36,10 @@ class Fit:
     """Whether `memory_bytes` is Metal's figure."""
     advice: tuple[str, ...]
     """Sentences about what would fit, or fit better."""
+    kept_bytes: int = 0
+    """What the hub's cache gets of it, to stay."""
+    cache_free_bytes: int | None = None
+    """What the cache's disk has free, where that is another disk; on the same one it is part of the need."""
 
     @property
     def memory_needed_bytes(self) -> int:
@@ -45,7 +49,12 @@ class Fit:
     @property
     def disk_ok(self) -> bool:
         """Whether download and conversion fit the disk."""
-        return self.disk_needed_bytes <= self.disk_free_bytes
+        return self.disk_needed_bytes <= self.disk_free_bytes and self.cache_ok
+
+    @property
+    def cache_ok(self) -> bool:
+        """Whether the cache's disk has room, where that is another one."""
+        return self.cache_free_bytes is None or self.kept_bytes <= self.cache_free_bytes
 
     @property
     def memory_ok(self) -> bool:
@@ -64,9 +73,13 @@ class Fit:
             ("  KV cache", self.kv_bytes, f"for {self.context:,} tokens"),
             ("  the rest", HEADROOM_BYTES, "activations, buffers"),
         ]
-        marks = {"disk": self.disk_ok, "memory": self.memory_ok}
+        if self.kept_bytes:
+            free = "" if self.cache_free_bytes is None else f"; {gigabytes(self.cache_free_bytes)} free there"
+            rows.insert(3, ("hub's cache", self.kept_bytes, f"kept there{free}"))
+        disk_ok = self.disk_needed_bytes <= self.disk_free_bytes
+        marks = {"disk": disk_ok, "memory": self.memory_ok, "hub's cache": self.cache_ok}
         table = [
-            f"{label:<11}{gigabytes(value):>9}  {words}{'' if marks.get(label, True) else ': DOES NOT FIT'}".rstrip()
+            f"{label:<12}{gigabytes(value):>9}  {words}{'' if marks.get(label, True) else ': DOES NOT FIT'}".rstrip()
             for label, value, words in rows
         ]
         return [*table, *self.advice]
@@ -74,6 +87,12 @@ class Fit:
     def check(self) -> None:
         """Raises `NotEnoughDisk` or `NotEnoughMemory`, with numbers and advice."""
         advice = "; ".join((*self.advice, "--force tries nevertheless"))
+        if not self.cache_ok:
+            raise NotEnoughDisk(
+                f"{self.name}: the hub's cache would get {gigabytes(self.kept_bytes)} and its disk has "
+                f"{gigabytes(self.cache_free_bytes or 0)} free; free some, set HF_HUB_CACHE to a folder on another "
+                f"disk, or leave out --keep-download; {advice}"
+            )
         if not self.disk_ok:
             short = self.disk_needed_bytes - self.disk_free_bytes
             raise NotEnoughDisk(

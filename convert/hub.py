@@ -84,6 +84,8 @@ class Listing:
     repository: str
     commit: str
     files: tuple[RemoteFile, ...]
+    revision: str | None = None
+    """The branch, tag or commit that was asked for; None for main."""
 
     def file(self, name: str) -> RemoteFile | None:
         """The file of that name."""
@@ -96,13 +98,15 @@ class Listing:
     def to_json(self) -> str:
         """For the notes of a download that may be stopped."""
         files = [[file.name, file.size, file.sha256, file.blob_id] for file in self.files]
-        return json.dumps({"repository": self.repository, "commit": self.commit, "files": files}, indent=1)
+        values = {"repository": self.repository, "commit": self.commit, "revision": self.revision, "files": files}
+        return json.dumps(values, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Listing":
         """Raises ValueError, KeyError or TypeError for a text of another kind."""
         values = json.loads(text)
-        return cls(values["repository"], values["commit"], tuple(RemoteFile(*file) for file in values["files"]))
+        files = tuple(RemoteFile(*file) for file in values["files"])
+        return cls(values["repository"], values["commit"], files, values["revision"])
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -164,7 +168,7 @@ def list_repository(
         files.append(RemoteFile(sibling.rfilename, sibling.size, sha256, sibling.blob_id))
     if info.sha is None:
         raise DownloadError(f"{constants.ENDPOINT} names no commit of {repository}; try again")
-    return _needed(Listing(repository, info.sha, tuple(files)))
+    return _needed(Listing(repository, info.sha, tuple(files), revision))
 
 
 def _needed(listing: Listing) -> Listing:
@@ -179,7 +183,7 @@ def _needed(listing: Listing) -> Listing:
         if name not in files:
             raise ModelNotFound(f"{listing.repository} holds no {name}; expected a gpt-oss such as openai/gpt-oss-20b")
     small = [files[name] for name in (*NEEDED_SMALL, INDEX_NAME) if name in files]
-    return Listing(listing.repository, listing.commit, (*small, *shards))
+    return Listing(listing.repository, listing.commit, (*small, *shards), listing.revision)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -273,7 +277,7 @@ def _list_cache(repository: str, revision: str | None) -> Listing:
             sha256 = name if _SHA256.fullmatch(name) else None
             files.append(RemoteFile(path.name, path.stat().st_size, sha256, name))
     files += [file for file in listed.values() if file not in files]
-    return Listing(repository, commit, tuple(files))
+    return Listing(repository, commit, tuple(files), revision)
 
 
 def _read_tree(path: Path) -> dict[str, RemoteFile]:

@@ -19,17 +19,25 @@ PIECE_BYTES: Final = 2 << 20
 _MLX_DTYPES: Final = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
 
 
+Waiting = dict[str, list[Bytes]]
+"""Scales and offsets, by their tensors' names, whose weight was taken already."""
+
+
 def file_pieces(file: PlannedFile, source: TensorSource) -> Iterator[Bytes]:
     """All bytes of `file` after its header, in order. Raises `WeightsError` for what is wrong with the source."""
-    waiting: dict[str, list[Bytes]] = {}
-    """Scales and offsets whose weight was written."""
+    waiting: Waiting = {}
     for tensor in file.tensors:
-        if tensor.affine is None:
-            yield from _copied(tensor, source)
-        elif tensor.dtype == "U32":
-            yield from _quantised(tensor, source, waiting)
-        else:
-            yield from waiting.pop(tensor.name)
+        yield from tensor_pieces(tensor, source, waiting)
+
+
+def tensor_pieces(tensor: PlannedTensor, source: TensorSource, waiting: Waiting) -> Iterator[Bytes]:
+    """All bytes of one tensor; a file's are taken in its order, with the same `waiting` for all. Raises as above."""
+    if tensor.affine is None:
+        yield from _copied(tensor, source)
+    elif tensor.dtype == "U32":
+        yield from _quantised(tensor, source, waiting)
+    else:
+        yield from waiting.pop(tensor.name)
 
 
 def _copied(tensor: PlannedTensor, source: TensorSource) -> Iterator[Bytes]:
@@ -41,7 +49,7 @@ def _copied(tensor: PlannedTensor, source: TensorSource) -> Iterator[Bytes]:
         yield piece
 
 
-def _quantised(tensor: PlannedTensor, source: TensorSource, waiting: dict[str, list[Bytes]]) -> Iterator[Bytes]:
+def _quantised(tensor: PlannedTensor, source: TensorSource, waiting: Waiting) -> Iterator[Bytes]:
     assert tensor.affine is not None
     rows, width = tensor.source.shape
     dtype = _MLX_DTYPES[tensor.source.dtype]

@@ -75,12 +75,19 @@ def write_file(
             digest.update(piece.data)
             _write_all(out.fileno(), piece.data)
             wrote(len(piece))
-        os.fsync(out.fileno())
         size = out.tell()
     assert size == file.nbytes, f"{file.name} has {size} bytes; {file.nbytes} were planned"
-    unfinished.rename(folder / file.name)
-    sync_folder(folder)
+    give_name(folder, file.name)
     return FileRecord(size, digest.hexdigest())
+
+
+def give_name(folder: Path, name: str) -> None:
+    """Makes the unfinished file durable and gives it its name."""
+    unfinished = folder / (name + UNFINISHED_SUFFIX)
+    with unfinished.open("rb") as written:
+        os.fsync(written.fileno())
+    unfinished.rename(folder / name)
+    sync_folder(folder)
 
 
 def write_small_file(folder: Path, name: str, content: bytes) -> FileRecord:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from gptoss_mlx.config import PRESETS
+from gptoss_mlx.convert.destination import SPARE_BYTES
 from gptoss_mlx.convert.fit import Fit, gigabytes, make_fit
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import UsageError
@@ -13,9 +14,6 @@ from gptoss_mlx.weight_sizes import planned_sizes
 
 CONTEXT = 8192
 """Tokens that memory is reckoned with."""
-
-LARGEST_SHARD_BYTES = 5_000_000_000
-"""About what OpenAI's largest shard has; while a model is made, one lies beside the result."""
 
 
 def published_fit(model: str, device: Device | None = None) -> Fit:
@@ -36,7 +34,7 @@ def published_fit(model: str, device: Device | None = None) -> Fit:
         dense_bits=None,
         weights_of=lambda bits: planned_sizes(config, bits).weight_bytes,
         download_bytes=round(float(PUBLISHED_GB[model]) * 1e9),
-        disk_needed_bytes=planned_sizes(config, None).weight_bytes + LARGEST_SHARD_BYTES,
+        disk_needed_bytes=planned_sizes(config, None).weight_bytes + SPARE_BYTES,
         disk_free_bytes=shutil.disk_usage(there).free,
         context=CONTEXT,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.random_checkpoint import Tensors, write_safetensors
+from tests.random_checkpoint import Tensors, write_checkpoint, write_safetensors
 
 _ORIGINAL_NAMES = {
     "input_layernorm.weight": "attn.norm.scale",
@@ -94,11 +94,8 @@ def mlx_tensors(config: Mapping[str, Any], tensors: Tensors) -> Tensors:
     return out
 
 
-def write_mlx(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> Path:
-    """mlx-community's MXFP4 layout with dense weights as published."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_mlx(folder: Path, config: Mapping[str, Any], tensors: Tensors, *, shards: int = 1) -> Path:
+    """mlx-community's MXFP4 layout with dense weights as published, in one file, or in `shards` files and an index."""
     mode = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
     values = {**config, "quantization": mode, "quantization_config": mode}
-    (folder / "config.json").write_text(json.dumps(values))
-    write_safetensors(folder / "model.safetensors", mlx_tensors(config, tensors))
-    return folder
+    return write_checkpoint(folder, values, mlx_tensors(config, tensors), shards=shards)

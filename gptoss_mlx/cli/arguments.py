@@ -101,6 +101,11 @@ def _add_pull(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     pull.add_argument("--dry-run", action="store_true", help="say what would be done, and whether it fits; do nothing")
     pull.add_argument("--force", action="store_true", help="go on even if disk or memory seem too small")
+    pull.add_argument(
+        "--keep-download",
+        action="store_true",
+        help="keep what is downloaded in the hub's cache, too, where hf and transformers find it (a second copy)",
+    )
     pull.add_argument("--limit", metavar="RATE", help="use at most RATE bytes a second, such as 500K or 2.5M")
     pull.add_argument("--connections", type=int, default=4, metavar="N", help="connections at a time (default: 4)")
     pull.add_argument(

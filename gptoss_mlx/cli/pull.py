@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
             dense_bits=arguments.dense_bits,
             context=arguments.context,
             force=arguments.force,
+            keep_download=arguments.keep_download,
             options=fetch_options(arguments),
             as_json=arguments.json,
         )
@@ -49,6 +50,7 @@ def pull(
     dense_bits: int | None = None,
     context: int = 8192,
     force: bool = False,
+    keep_download: bool = False,
     options: FetchOptions | None = None,
     as_json: bool = False,
 ) -> int:
@@ -60,6 +62,7 @@ def pull(
             dense_bits=dense_bits,
             context=context,
             force=force,
+            keep_download=keep_download,
             options=options,
             planned=display.planned,
             progress=display.update,
@@ -122,6 +125,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         context=arguments.context,
         options=fetch_options(arguments),
         stopped=Stopped(),
+        keep_download=arguments.keep_download,
     )
     if arguments.json:
         print(json.dumps(plan_facts(plan)))
@@ -129,7 +133,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         print(f"{plan.listing.repository} at {plan.listing.commit[:12]} -> {plan.target}")
         for shard in plan.shards:
             wanted = any(step.shard is shard for step in plan.steps)
-            where = "in the hub's cache" if shard.cached else "here" if shard.there else "to download"
+            where = "in the hub's cache" if shard.cached else "here" if shard.path in plan.whole else "to download"
             print(f"  {shard.file.name}  {gigabytes(shard.file.size)}  {where if wanted else 'done'}")
         for line in plan.fit.lines():
             print(line)

@@ -9,7 +9,8 @@ import pytest
 from gptoss_mlx.convert import fetch, part
 from gptoss_mlx.models import POCKET_FOLDER
 from tests.hub.stand_in import StandInHub
-from tests.random_checkpoint import random_checkpoint
+from tests.layout_writers import write_mlx
+from tests.random_checkpoint import random_checkpoint, random_tensors, tiny_config
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +47,16 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=1024,
         num_hidden_layers=6,
     )
+    shutil.copy(POCKET_FOLDER / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published_mlx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository as mlx-community's are, whose gate and up lie apart; three shards, 9 MB."""
+    config = tiny_config(vocab_size=3021, hidden_size=256, intermediate_size=256, num_hidden_layers=6)
+    folder = tmp_path_factory.mktemp("published-mlx") / "gpt-oss-20b-mlx"
+    write_mlx(folder, config, random_tensors(config, seed=5), shards=3)
     shutil.copy(POCKET_FOLDER / "tokenizer.json", folder)
     return folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gptoss_mlx
-from gptoss_mlx.convert import download_plan
+from gptoss_mlx.convert import download_plan, remote_shards
 from gptoss_mlx.convert.conversion import convert_model
 from gptoss_mlx.convert.download import download
 from gptoss_mlx.convert.download_plan import DownloadPlan
@@ -38,7 +38,7 @@ SHARDS = tuple(f"model-0000{n}-of-00002.safetensors" for n in range(3))
 @pytest.fixture(autouse=True)
 def home(endpoint: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cut_small(monkeypatch)
-    monkeypatch.setattr(download_plan, "FIRST_BYTES", 1000)
+    monkeypatch.setattr(remote_shards, "FIRST_BYTES", 1000)
     home = tmp_path / "a home with späces"
     monkeypatch.setenv("GPTOSS_HOME", str(home))
     return home
@@ -108,28 +108,6 @@ def test_dense_bits(converted: dict[int | None, dict[str, bytes]], home: Path) -
     report = download("openai/gpt-oss-20b@main", dense_bits=8, options=QUICK)
     assert report.folder.name == "gpt-oss-20b-8bit"
     assert content(report.folder) == converted[8]
-
-
-def test_the_disk_holds_the_result_and_little_more_than_a_shard(hub: StandInHub, published: Path, home: Path) -> None:
-    most = 0
-    plans: list[DownloadPlan] = []
-
-    def watch(progress: DownloadProgress) -> None:
-        nonlocal most
-        used = 0
-        for path in home.rglob("*"):
-            try:
-                used += path.stat().st_size if path.is_file() and not path.name.endswith(".part") else 0
-            except FileNotFoundError:
-                continue
-        most = max(most, used)
-
-    report = download("20b", options=QUICK, progress=watch, planned=plans.append)
-    largest = max((published / shard).stat().st_size for shard in SHARDS)
-    planned = plans[0].fit.disk_needed_bytes - download_plan.SPARE_BYTES
-    # Layers lie across the shards' borders, so two of them may wait for the third.
-    assert report.total_bytes < planned <= report.total_bytes + 2 * largest
-    assert most <= planned + 100_000
 
 
 @pytest.mark.parametrize(
@@ -325,7 +303,7 @@ def test_a_disk_that_fills_up_on_the_way_is_one_sentence(
     with pytest.raises(NotEnoughDisk, match="what is finished is kept: free some space"):
         download("20b", options=QUICK)
     monkeypatch.setattr(os, "pwrite", real_pwrite)
-    left = 300_000
+    left = 1_000
 
     def full_write(file: int, data: memoryview) -> int:
         nonlocal left

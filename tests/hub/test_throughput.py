@@ -111,7 +111,7 @@ def test_a_pull_keeps_up_with_curl(gigabyte: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_without_a_limit_the_figures_are_printed(gigabyte: Path, tmp_path: Path) -> None:
-    """Faster than any line: what counts then is the disk, and that a pull writes everything twice."""
+    """Faster than any line: what counts then is two sha256, Python's share of HTTP, and the start of the process."""
     with served(gigabyte, None) as url:
         theirs = curl_seconds(url, gigabyte, tmp_path)
         ours, memory = pull(url, tmp_path)
