@@ -21,6 +21,7 @@ import numpy.typing as npt
 from gptoss_mlx.chat import Chat, today
 from gptoss_mlx.checkpoint import find_tokenizer
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.device import this_device
 from gptoss_mlx.engine import Engine, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply
@@ -28,6 +29,7 @@ from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import Message, render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
+from gptoss_mlx.kv_pool import KVPool, default_limit_bytes
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
@@ -40,6 +42,8 @@ def load(
     model: str | os.PathLike[str] = "pocket",
     *,
     context: int | None = None,
+    reuse: bool = True,
+    kv_limit_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     checking: Callable[[int, int], None] | None = None,
     **defaults: Unpack[OptionArguments],
@@ -48,11 +52,21 @@ def load(
 
     `model` is `"pocket"`, the name of a converted model, or the path of a folder with a checkpoint: converted, or as
     Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context length in tokens (default: all that
-    the model was made for); `progress(done_bytes, total_bytes)` is called while weights are read, on another thread;
+    the model was made for). What was read is kept between turns and not read again, `kv_limit_bytes` of it at most
+    (default: half of the memory that the weights and a reserve of 35 % or 8 GiB leave, at least 1 GiB); `reuse=False`
+    keeps nothing. `progress(done_bytes, total_bytes)` is called while weights are read, on another thread;
     `checking(done, total)` is called there while kernels are checked, which takes seconds the first time on a Mac;
     `defaults` are options for every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, UsageError.
     """
-    return GptOss(model, context=context, progress=progress, checking=checking, defaults=defaults)
+    return GptOss(
+        model,
+        context=context,
+        reuse=reuse,
+        kv_limit_bytes=kv_limit_bytes,
+        progress=progress,
+        checking=checking,
+        defaults=defaults,
+    )
 
 
 class GptOss:
@@ -67,6 +81,8 @@ class GptOss:
         model: str | os.PathLike[str] = "pocket",
         *,
         context: int | None = None,
+        reuse: bool = True,
+        kv_limit_bytes: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         checking: Callable[[int, int], None] | None = None,
         defaults: OptionArguments | None = None,
@@ -90,6 +106,13 @@ class GptOss:
         self.defaults: OptionArguments = defaults or {}
         """Options for every turn, under what a call gives itself."""
         self.tokenizer: Tokenizer = Tokenizer.from_file(find_tokenizer(found.folder), vocab_size=self.config.vocab_size)
+        if kv_limit_bytes is None:
+            weight_bytes = sum(file.stat().st_size for file in found.folder.glob("*.safetensors"))
+            kv_limit_bytes = default_limit_bytes(this_device().memory_bytes, weight_bytes)
+        elif kv_limit_bytes < 0:
+            raise UsageError(f"kv_limit_bytes is {kv_limit_bytes}; expected 0 or more")
+        self.kv_pool: KVPool = KVPool(kv_limit_bytes if reuse else 0)
+        """What was read and is kept between turns; only for the engine's thread."""
         self._held = HeldModel(found.folder)
         self._stop_loading = threading.Event()
         reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
@@ -128,7 +151,7 @@ class GptOss:
             raise ContextOverflow(length, self.context_limit)
 
         def work(model: Model, ticket: Ticket) -> Iterator[Event]:
-            return run_turn(model, ticket, turn)
+            return run_turn(model, ticket, turn, pool=self.kv_pool)
 
         return Stream(self.engine.stream(work))
 
@@ -217,6 +240,7 @@ class GptOss:
         """Stops what runs, loading too, frees the weights and ends the thread. The object is of no use afterwards."""
         self._stop_loading.set()
         self.engine.close()
+        self.kv_pool.close()
         self._held.release()
 
     async def aclose(self) -> None:

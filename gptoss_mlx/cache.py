@@ -11,10 +11,12 @@ the body together, `RECENT_TOKENS` at a time. If that copies the body, it costs 
 0.8 GB are read and written, once in 128 tokens that read 128 * 3 GB.
 
 Going back: a full layer can go back to any shorter length, because nothing before it is ever changed. A ring has
-overwritten what a shorter length would need, so it can only go back to a snapshot, which costs the ring's bytes.
+overwritten what a shorter length would need, so it can only go back to a snapshot, which costs the ring's bytes. While
+a chunk is read, the rows before each of its positions are at hand: a snapshot inside it costs no more (`keep_at`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import mlx.core as mx
@@ -22,26 +24,13 @@ import mlx.core as mx
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.ops import GrowingKV, Position, current_ops
+from gptoss_mlx.snapshot import LayerSnapshot, Snapshot
 
 GROWTH_TOKENS: Final = 256
 """Positions by which a full layer's body grows."""
 
 RECENT_TOKENS: Final = 128
 """Positions that a full layer keeps apart at most: their bytes are a sliding layer's."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSnapshot:
-    """What one layer needs to go back to where it was."""
-
-    offset: int
-    """Positions read at the time."""
-    ring: mx.array | None = None
-    """A sliding layer's ring at the time; None for a full layer."""
-    oldest: int = 0
-    """The first position that the ring held."""
-    overwrites: int = 0
-    """How often a full layer had written over earlier positions by then."""
 
 
 class LayerCache(Protocol):
@@ -75,6 +64,10 @@ class LayerCache(Protocol):
 
     def restore(self, snapshot: LayerSnapshot) -> None:
         """Goes back to `snapshot`, which `can_restore` allowed."""
+        ...
+
+    def fork(self, snapshot: LayerSnapshot) -> "FullLayerCache | SlidingLayerCache":
+        """A cache of its own that stands at `snapshot`, which `can_restore` allowed."""
         ...
 
 
@@ -164,6 +157,22 @@ class FullLayerCache:
     def restore(self, snapshot: LayerSnapshot) -> None:
         self._offset = snapshot.offset
 
+    def fork(self, snapshot: LayerSnapshot) -> "FullLayerCache":
+        if not (rows := self.rows(snapshot.offset)):
+            return FullLayerCache()
+        fork = FullLayerCache()
+        fork.append(rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=2))
+        return fork
+
+    def rows(self, length: int) -> list[mx.array]:
+        """The first `length` positions that are there, in order, as parts `[batch, 2 * kv_heads, positions, dim]`."""
+        flushed = self._flushed.number
+        parts = [] if self._body is None else [self._body[:, :, : min(length, flushed)]]
+        if length > flushed:
+            assert self._recent is not None
+            parts.append(self._recent[:, :, : length - flushed])
+        return [part for part in parts if part.shape[2]]
+
     def _begin_to_write(self) -> None:
         """Gives up what lies from `offset` on: until then, a snapshot of it could have been restored."""
         if self._offset < self._written:
@@ -210,6 +219,10 @@ class SlidingLayerCache:
         self._offset = 0
         self._oldest = 0
         """The first position that the ring still holds."""
+        self._marks: frozenset[int] = frozenset()
+        """Positions at which a snapshot is made when reading gets there."""
+        self._kept: dict[int, LayerSnapshot] = {}
+        """Those that were made."""
 
     @classmethod
     def holding(cls, ring: mx.array, offset: int) -> "SlidingLayerCache":
@@ -217,6 +230,15 @@ class SlidingLayerCache:
         cache = cls(ring.shape[2])
         cache._ring, cache._offset, cache._oldest = ring, offset, max(0, offset - ring.shape[2])
         return cache
+
+    def keep_at(self, positions: frozenset[int]) -> None:
+        """Has a snapshot made at each of `positions` that reading gets to; those made before are given up."""
+        self._marks, self._kept = positions, {}
+
+    @property
+    def kept(self) -> dict[int, LayerSnapshot]:
+        """The snapshots that `keep_at` asked for and reading got to, by position."""
+        return self._kept
 
     @property
     def offset(self) -> int:
@@ -242,6 +264,8 @@ class SlidingLayerCache:
         """Takes `ring` with the next position written into it; `offset` moves on by one."""
         self._ring = ring
         self._advance(1)
+        if self._offset in self._marks:
+            self._kept[self._offset] = self.snapshot()
 
     def extend(self, rows: mx.array) -> mx.array:
         """The positions that `rows` may see, then `rows`, in order, `[batch, 2 * kv_heads, history + seq, dim]`.
@@ -250,16 +274,16 @@ class SlidingLayerCache:
         """
         history = self._history()
         combined = rows if history is None else mx.concatenate([history, rows], axis=2)
+        before, oldest = self._offset, self._oldest
         self._advance(rows.shape[2])
-        kept = combined[:, :, max(0, combined.shape[2] - self._window) :]
-        if self._offset < self._window:
-            batch, heads, used, dim = kept.shape
-            empty = mx.zeros((batch, heads, self._window - used, dim), dtype=kept.dtype)
-            self._ring = mx.concatenate([kept, empty], axis=2)
-        else:
-            # The first kept row goes to its own slot, the rows past the ring's end to its beginning.
-            split = self._window - self._offset % self._window
-            self._ring = mx.concatenate([kept[:, :, split:], kept[:, :, :split]], axis=2)
+        first = self._offset - combined.shape[2]
+        self._ring = self._ring_of(combined, first, self._offset)
+        for position in self._marks:
+            if before < position < self._offset:
+                ring = self._ring_of(combined, first, position)
+                self._kept[position] = LayerSnapshot(position, ring, max(oldest, position - self._window))
+        if self._offset in self._marks:
+            self._kept[self._offset] = self.snapshot()
         return combined
 
     def can_trim(self, tokens: int) -> bool:
@@ -270,6 +294,7 @@ class SlidingLayerCache:
     def trim(self, tokens: int) -> None:
         self._offset -= tokens
         self._oldest = min(self._oldest, self._offset)
+        self._forget_kept()
 
     def snapshot(self) -> LayerSnapshot:
         return LayerSnapshot(self._offset, ring=self._ring, oldest=self._oldest)
@@ -279,6 +304,27 @@ class SlidingLayerCache:
 
     def restore(self, snapshot: LayerSnapshot) -> None:
         self._offset, self._ring, self._oldest = snapshot.offset, snapshot.ring, snapshot.oldest
+        self._forget_kept()
+
+    def fork(self, snapshot: LayerSnapshot) -> "SlidingLayerCache":
+        fork = SlidingLayerCache(self._window)
+        fork.restore(snapshot)
+        return fork
+
+    def _forget_kept(self) -> None:
+        """Gives up the snapshots of positions that are no longer read."""
+        self._kept = {position: kept for position, kept in self._kept.items() if position <= self._offset}
+
+    def _ring_of(self, combined: mx.array, first: int, offset: int) -> mx.array:
+        """The ring after `offset` positions; `combined` holds those from `first` on, as many as a ring needs."""
+        kept = combined[:, :, max(0, offset - self._window - first) : offset - first]
+        if offset < self._window:
+            batch, heads, used, dim = kept.shape
+            empty = mx.zeros((batch, heads, self._window - used, dim), dtype=kept.dtype)
+            return mx.concatenate([kept, empty], axis=2)
+        # The first kept row goes to its own slot, the rows past the ring's end to its beginning.
+        split = self._window - offset % self._window
+        return mx.concatenate([kept[:, :, split:], kept[:, :, :split]], axis=2)
 
     def _advance(self, seq: int) -> None:
         self._offset += seq
@@ -295,29 +341,6 @@ class SlidingLayerCache:
         return mx.concatenate([self._ring[:, :, start:], self._ring[:, :, :stop]], axis=2)
 
 
-class Snapshot:
-    """A place that a `KVCache` can go back to."""
-
-    def __init__(self, owner: object, layers: tuple[LayerSnapshot, ...]) -> None:
-        self._owner = owner
-        self.layers = layers
-        """One entry per decoder layer."""
-
-    @property
-    def offset(self) -> int:
-        """Positions read at the time."""
-        return self.layers[0].offset
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it keeps alive once the cache has moved on: the sliding layers' rings."""
-        return sum(layer.ring.nbytes for layer in self.layers if layer.ring is not None)
-
-    def belongs_to(self, owner: object) -> bool:
-        """Whether `owner` made it."""
-        return self._owner is owner
-
-
 class KVCache:
     """Keys and values of all decoder layers."""
 
@@ -327,6 +350,20 @@ class KVCache:
             for kind in config.layer_types
         ]
         """One cache per decoder layer."""
+        self._marks: list[int] = []
+        """Positions of `keep_at` whose snapshots were not taken yet, rising."""
+
+    @classmethod
+    def of_layers(cls, layers: Sequence[FullLayerCache | SlidingLayerCache]) -> "KVCache":
+        """A cache that holds what `layers` hold: all of them as many positions."""
+        cache = cls.__new__(cls)
+        cache.layers, cache._marks = list(layers), []
+        return cache
+
+    @property
+    def window(self) -> int:
+        """Positions that the sliding layers see; 0 without such layers."""
+        return max((layer.window for layer in self.layers if isinstance(layer, SlidingLayerCache)), default=0)
 
     @property
     def offset(self) -> int:
@@ -380,3 +417,47 @@ class KVCache:
             )
         for layer, state in zip(self.layers, snapshot.layers, strict=True):
             layer.restore(state)
+
+    def nearest(self, snapshot: Snapshot, length: int) -> int:
+        """The longest length up to `length` that this cache can have: it goes back to `snapshot`, then trims.
+
+        0, to begin anew, where there is no other.
+        """
+        if length >= snapshot.offset:
+            return snapshot.offset
+        oldest = max(layer.oldest for layer in snapshot.layers)
+        return length if max(0, length - self.window + 1) >= oldest else 0
+
+    def keep_at(self, positions: Iterable[int]) -> None:
+        """Has a snapshot made at each of `positions` that reading gets to, inside a chunk too; in place of earlier
+        wishes. `take_kept` gives them.
+        """
+        self._marks = sorted(position for position in positions if position > self.offset)
+        for layer in self.layers:
+            if isinstance(layer, SlidingLayerCache):
+                layer.keep_at(frozenset(self._marks))
+
+    def take_kept(self) -> list[Snapshot]:
+        """The snapshots that reading has made since `keep_at` and the last call, in order of position."""
+        reached = [position for position in self._marks if position <= self.offset]
+        self._marks = self._marks[len(reached) :]
+        return [Snapshot(self, tuple(_kept_layer(layer, position) for layer in self.layers)) for position in reached]
+
+    def fork(self, snapshots: Sequence[Snapshot]) -> tuple["KVCache", list[Snapshot]]:
+        """A cache of its own that stands at the last of `snapshots`, and all of them as places of that cache.
+
+        They rise in position and `can_restore` allowed each. The full layers' rows are copied, the rings are shared.
+        """
+        last = snapshots[-1]
+        layers = [layer.fork(state) for layer, state in zip(self.layers, last.layers, strict=True)]
+        fork = KVCache.of_layers(layers)
+        return fork, [
+            Snapshot(fork, tuple(replace(state, overwrites=0) for state in snapshot.layers)) for snapshot in snapshots
+        ]
+
+
+def _kept_layer(layer: FullLayerCache | SlidingLayerCache, position: int) -> LayerSnapshot:
+    """The snapshot of one layer at `position`, where reading passed by."""
+    if isinstance(layer, SlidingLayerCache):
+        return layer.kept.pop(position)
+    return replace(layer.snapshot(), offset=position)

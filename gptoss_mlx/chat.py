@@ -21,6 +21,7 @@ from gptoss_mlx.errors import ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply, ToolCall
 from gptoss_mlx.harmony import Message, ToolDescription, render_for_completion, render_text
 from gptoss_mlx.inputs import developer_message, system_message
+from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import OptionArguments, Options, read_tool
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
@@ -47,6 +48,7 @@ class Host(Protocol):
     tokenizer: Tokenizer
     context_limit: int
     name: str
+    kv_pool: KVPool
 
 
 class Chat:
@@ -369,8 +371,10 @@ class Chat:
         def commit(reply: Reply, messages: list[Message]) -> None:
             self._turns = [*base, *messages]
 
+        pool = self._host.kv_pool
+
         def work(model: "Model", ticket: "Ticket") -> "Iterator[Event]":
-            return run_turn(model, ticket, turn, commit=commit)
+            return run_turn(model, ticket, turn, pool=pool, commit=commit)
 
         self._running = Stream(self._host.engine.stream(work))
         return self._running

@@ -61,6 +61,8 @@ class Generation:
         self._forced: list[int] = []
         self._unread: list[int] = []
         """Tokens that belong to the context and that the model has not read yet."""
+        self._context: list[int] = []
+        """The prompt, the tokens given and the forced ones that were not given yet."""
         self._length = 0
         self.prefill_seconds = 0.0
         """Time spent in `prefill`."""
@@ -69,6 +71,11 @@ class Generation:
     def length(self) -> int:
         """Prompt tokens and tokens given so far."""
         return self._length
+
+    @property
+    def tokens_read(self) -> list[int]:
+        """The tokens that the cache holds, those it held before among them: what was drawn last may be missing."""
+        return self._context[: self._cache.offset]
 
     @property
     def room(self) -> int:
@@ -101,6 +108,7 @@ class Generation:
                 f"the cache holds {done} tokens and the prompt has {total}; expected at least one token to read"
             )
         start = time.perf_counter()
+        self._context = list(prompt)
         self._sampler = Sampler(self._sampling, vocab_size, prompt)
         yield done, total
         while done < total:
@@ -137,7 +145,8 @@ class Generation:
                 self._queue(self._forward(token.reshape(1, 1)))
             else:
                 self._unread.append(cast(int, token.item()))
-        return Step(cast(int, token.item()), None if logprob is None else cast(float, logprob.item()))
+        self._context.append(cast(int, token.item()))
+        return Step(self._context[-1], None if logprob is None else cast(float, logprob.item()))
 
     def force(self, tokens: Iterable[int]) -> None:
         """Makes `tokens` the next ones instead of what the model would draw; it goes on from there.
@@ -151,6 +160,7 @@ class Generation:
         if self._length + len(self._forced) + len(forced) >= self._context_limit:
             raise ContextOverflow(self._length + len(forced), self._context_limit)
         self._forced.extend(forced)
+        self._context.extend(forced)
         assert self._sampler is not None, "prefill comes first"
         self._sampler.observe(mx.array(forced, dtype=mx.int32))
         self._pending = None

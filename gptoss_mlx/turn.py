@@ -1,8 +1,8 @@
 """One turn of the model: prompt ids in, typed events out, the `Reply` and the new messages at the end.
 
 Runs on the engine thread. It reads the channels while tokens come (harmony's parser), closes the reasoning when its
-budget is spent, and stops at stop ids, stop strings, limits and the caller's word. It owns no conversation: `chat`
-does.
+budget is spent, and stops at stop ids, stop strings, limits and the caller's word. It goes on from what a pool of KV
+caches holds of the prompt. It owns no conversation: `chat` does.
 """
 
 import json
@@ -44,6 +44,7 @@ from gptoss_mlx.harmony import (
     render_for_completion,
     render_message,
 )
+from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.model import Model
 from gptoss_mlx.options import Options
 from gptoss_mlx.stop_strings import StopStrings
@@ -100,28 +101,39 @@ def run_turn(
     ticket: Ticket,
     turn: Turn,
     *,
+    pool: KVPool | None = None,
     commit: Callable[[Reply, list[Message]], None] = lambda reply, messages: None,
 ) -> Iterator[Event]:
     """Events of one turn; the last is Done. `commit` gets the reply and the model's messages just before Done, on this
-    thread.
+    thread. What `pool` holds of the prompt is not read again, and what was read goes there; None keeps nothing.
 
     A cancelled turn ends with Done too (`finish_reason="cancelled"`, what came is kept). Raises ContextOverflow before
     any work.
     """
     start = time.perf_counter()
     mx.reset_peak_memory()
-    cache = model.make_cache()
+    pool = KVPool(0) if pool is None else pool
+    prompt = [*turn.prompt, *turn.opening]
+    held = pool.take(
+        model.make_cache,
+        prompt,
+        start=answers_start(prompt, turn.tokenizer),
+        end_ids=turn.tokenizer.special.message_end_ids,
+    )
     generation = Generation(
-        model, cache, turn.options.sampling, context_limit=turn.context_limit, prefill_chunk=turn.options.prefill_chunk
+        model,
+        held.cache,
+        turn.options.sampling,
+        context_limit=turn.context_limit,
+        prefill_chunk=turn.options.prefill_chunk,
     )
     listener = _Listener(turn)
     for token in turn.opening:
         yield from listener.hear(Step(token, None, forced=True))
-    prompt = (*turn.prompt, *turn.opening)
-    cached = cache.offset
     finish: FinishReason | None = None
     try:
         for done, total in generation.prefill(prompt, cancelled=ticket.cancelled):
+            held.collect()
             yield PromptProgress(done, total)
     except Cancelled:
         finish = "cancelled"
@@ -132,6 +144,7 @@ def run_turn(
         generated += 1
         if first is None:
             first = time.perf_counter()
+        held.heard(step.token, generation.length)
         yield from listener.hear(step)
         finish = _finish_reason(turn, listener, generation, step, generated, ticket)
         if finish is None and listener.should_answer_now(ticket.hurried()):
@@ -143,7 +156,7 @@ def run_turn(
     yield from listener.finish()
     stats = Stats(
         prompt_tokens=len(prompt),
-        cached_tokens=cached,
+        cached_tokens=held.cached_tokens,
         reasoning_tokens=listener.reasoning_tokens,
         answer_tokens=listener.answer_tokens,
         generated_tokens=generated,
@@ -154,7 +167,21 @@ def run_turn(
     )
     reply, messages = listener.result(finish, stats)
     commit(reply, messages)
+    pool.give_back(held, generation.tokens_read)
     yield Done(reply)
+
+
+def answers_start(prompt: list[int], tokenizer: Tokenizer) -> int:
+    """How many tokens of `prompt` come before the answers of its last turn: all up to the assistant's first message.
+
+    That is where the next prompt parts from it once this turn has ended: the reasoning is dropped then.
+    """
+    start = tokenizer.special.start
+    user, answer = [start, *tokenizer.encode("user")], [start, *tokenizer.encode("assistant")]
+    headers = [at for at, token in enumerate(prompt) if token == start]
+    asked = max((at for at in headers if prompt[at : at + len(user)] == user), default=len(prompt))
+    answers = (at for at in headers if at > asked and prompt[at : at + len(answer)] == answer)
+    return next(answers, len(prompt) - len(answer)) + len(answer)
 
 
 def _finish_reason(

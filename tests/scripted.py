@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from gptoss_mlx.chat import Chat
 from gptoss_mlx.engine import Engine
+from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.model import Model
 from gptoss_mlx.tokenizer import Tokenizer
 
@@ -94,6 +95,7 @@ class ScriptedHost:
     tokenizer: Tokenizer
     context_limit: int = 4096
     name: str = "scripted"
+    kv_pool: KVPool = field(default_factory=lambda: KVPool(0))
 
 
 def as_model(model: ScriptedModel) -> Model:

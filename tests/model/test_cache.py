@@ -322,6 +322,102 @@ def test_a_ring_that_went_round_can_drop_one_token_and_no_more(model: Model) -> 
     assert cache.offset == WINDOW + 5
 
 
+@pytest.mark.parametrize("ops", OPS, ids=lambda ops: type(ops).__name__)
+@given(
+    start=st.integers(0, 30),
+    chunks=st.lists(st.one_of(st.just(1), st.integers(1, 40)), min_size=1, max_size=6),
+    marks=st.sets(st.integers(0, 120), max_size=4),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_place_asked_for_inside_a_chunk_is_as_if_reading_had_stopped_there(
+    ops: Ops, model: Model, start: int, chunks: list[int], marks: set[int], seed: int
+) -> None:
+    tokens = np.random.default_rng(seed).integers(0, 64, start + sum(chunks) + 3).tolist()
+    cache = model.make_cache()
+    with few_recent_rows(ops):
+        if start:
+            read(model, cache, tokens[:start])
+        cache.keep_at(marks)
+        kept: list[Snapshot] = []
+        for chunk in chunks:
+            read(model, cache, tokens[cache.offset : cache.offset + chunk])
+            kept += cache.take_kept()
+        assert [snapshot.offset for snapshot in kept] == sorted(m for m in marks if start < m <= start + sum(chunks))
+        for snapshot in kept:
+            length = next(n for n in range(snapshot.offset + 1) if n == cache.nearest(snapshot, n))
+            length = length or snapshot.offset
+            fork, _ = cache.fork([snapshot])
+            fork.trim(snapshot.offset - length)
+            found = read(model, fork, tokens[length : length + 3])
+            cold = read(model, model.make_cache(), tokens[: length + 3])[-3:]
+            assert relative_errors(found, cold).max() < 1e-5
+
+
+@pytest.mark.parametrize("ops", OPS, ids=lambda ops: type(ops).__name__)
+@given(
+    steps=st.lists(st.one_of(st.just(1), st.integers(1, 20)), min_size=1, max_size=6),
+    at=st.integers(0, 5),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=15, deadline=None)
+def test_a_fork_and_the_cache_it_was_made_of_go_their_own_ways(
+    ops: Ops, model: Model, steps: list[int], at: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 64, sum(steps)).tolist()
+    cache = model.make_cache()
+    places: list[Snapshot] = []
+    with few_recent_rows(ops):
+        for step in steps:
+            # It has gone back before: what it wrote over then is no matter of the fork.
+            before = cache.snapshot()
+            read(model, cache, [1, 2])
+            cache.restore(before)
+            read(model, cache, tokens[cache.offset : cache.offset + step])
+            places.append(cache.snapshot())
+        chosen = places[: at % len(places) + 1]
+        fork, forked = cache.fork(chosen)
+        assert [place.offset for place in forked] == [place.offset for place in chosen]
+        assert fork.offset == chosen[-1].offset
+        mx.eval(fork.arrays)
+        for place in reversed(forked):
+            fork.restore(place)
+            words = rng.integers(0, 64, 3).tolist()
+            cold = read(model, model.make_cache(), tokens[: place.offset] + words)[-3:]
+            assert relative_errors(read(model, fork, words), cold).max() < 1e-5
+        assert len(forked) == 1 or not fork.can_restore(forked[-1])
+        words = rng.integers(0, 64, 2).tolist()
+        cold = read(model, model.make_cache(), tokens + words)[-2:]
+        assert relative_errors(read(model, cache, words), cold).max() < 1e-5
+        assert not cache.can_restore(forked[0])
+
+
+def test_a_fork_shares_the_rings_and_copies_the_rest(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, list(range(30)))
+    place = cache.snapshot()
+    fork, _ = cache.fork([place])
+    mx.eval(fork.arrays)
+    shared = {id(array) for array in cache.arrays} & {id(array) for array in fork.arrays}
+    assert shared == {id(ring) for ring in place.rings}
+    assert len(shared) == 2
+
+
+def test_places_of_tokens_that_were_taken_back_are_not_given(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, [1, 2])
+    before = cache.snapshot()
+    cache.keep_at([3, 5, 20])
+    read(model, cache, [3, 4, 5, 6])
+    cache.restore(before)
+    assert cache.take_kept() == []
+    read(model, cache, [7])
+    read(model, cache, [8, 9])
+    assert [place.offset for place in cache.take_kept()] == [3, 5]
+    assert cache.take_kept() == []
+
+
 @pytest.mark.parametrize("tokens", [-1, 5])
 def test_dropping_what_is_not_there_is_refused(model: Model, tokens: int) -> None:
     cache = model.make_cache()
