@@ -182,7 +182,7 @@ def plan_download(
         config,
         this_device(),
         dense_bits=dense_bits,
-        weights_of=lambda bits: sum(file.nbytes for file in files_of(bits)),
+        files_of=files_of,
         download_bytes=sum(shard.file.size - _part_bytes(shard) for shard in missing),
         disk_needed_bytes=peaks[overlap],
         disk_free_bytes=free,

@@ -51,8 +51,11 @@ if TYPE_CHECKING:
         TextDelta,
         ToolCall,
         ToolResult,
+        TurnsDropped,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.memory import MemoryEstimate
+    from gptoss_mlx.memory_limits import MemoryReport
     from gptoss_mlx.models import ListedModel, list_models
     from gptoss_mlx.stream import Stream
 
@@ -81,8 +84,11 @@ _HOMES = {
         "TextDelta",
         "ToolCall",
         "ToolResult",
+        "TurnsDropped",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.memory": ("MemoryEstimate",),
+    "gptoss_mlx.memory_limits": ("MemoryReport",),
     "gptoss_mlx.models": ("ListedModel", "list_models"),
     "gptoss_mlx.stream": ("Stream",),
 }
@@ -109,6 +115,8 @@ __all__ = [
     "GptOssError",
     "HarmonyError",
     "ListedModel",
+    "MemoryEstimate",
+    "MemoryReport",
     "Message",
     "ModelNotFound",
     "NotEnoughDisk",
@@ -123,6 +131,7 @@ __all__ = [
     "ToolCall",
     "ToolDescription",
     "ToolResult",
+    "TurnsDropped",
     "UsageError",
     "VerifyReport",
     "WeightsError",

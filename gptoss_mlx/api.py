@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gptoss_mlx.chat import Chat, today
-from gptoss_mlx.checkpoint import find_tokenizer
+from gptoss_mlx.checkpoint import find_tokenizer, open_checkpoint
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.device import this_device
 from gptoss_mlx.engine import Engine, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply
@@ -28,18 +29,22 @@ from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
+from gptoss_mlx.memory_limits import MemoryReport, measure_memory, set_limits
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.turn import prepare_turn, run_turn
+from gptoss_mlx.weights import needs_of
 
 
 def load(
     model: str | os.PathLike[str] = "pocket",
     *,
     context: int | None = None,
+    force: bool = False,
+    idle_unload_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     checking: Callable[[int, int], None] | None = None,
     **defaults: Unpack[OptionArguments],
@@ -47,12 +52,22 @@ def load(
     """A model, ready to answer.
 
     `model` is `"pocket"`, the name of a converted model, or the path of a folder with a checkpoint: converted, or as
-    Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context length in tokens (default: all that
-    the model was made for); `progress(done_bytes, total_bytes)` is called while weights are read, on another thread;
-    `checking(done, total)` is called there while kernels are checked, which takes seconds the first time on a Mac;
-    `defaults` are options for every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, UsageError.
+    Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context length in tokens (default: what
+    fits this machine's memory, at most what the model was made for); `force` loads what seems not to fit;
+    `idle_unload_seconds` without a request free the weights, which the next request has loaded again (default: never);
+    `progress(done_bytes, total_bytes)` is called while weights are read, on another thread; `checking(done, total)` is
+    called there while kernels are checked, which takes seconds the first time on a Mac; `defaults` are options for
+    every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, NotEnoughMemory, UsageError.
     """
-    return GptOss(model, context=context, progress=progress, checking=checking, defaults=defaults)
+    return GptOss(
+        model,
+        context=context,
+        force=force,
+        idle_unload_seconds=idle_unload_seconds,
+        progress=progress,
+        checking=checking,
+        defaults=defaults,
+    )
 
 
 class GptOss:
@@ -67,6 +82,8 @@ class GptOss:
         model: str | os.PathLike[str] = "pocket",
         *,
         context: int | None = None,
+        force: bool = False,
+        idle_unload_seconds: float | None = None,
         progress: Callable[[int, int], None] | None = None,
         checking: Callable[[int, int], None] | None = None,
         defaults: OptionArguments | None = None,
@@ -85,7 +102,11 @@ class GptOss:
             raise UsageError(
                 f"context is {context}; expected 2 to {longest}, the length that {found.name} was made for"
             )
-        self.context_limit: int = longest if context is None else context
+        if idle_unload_seconds is not None and not idle_unload_seconds > 0:
+            raise UsageError(f"idle_unload_seconds is {idle_unload_seconds!r}; expected more than 0, or None for never")
+        device = this_device()
+        self._needs = needs_of(open_checkpoint(found.folder), device)
+        self.context_limit: int = self._needs.choose_context(device, context, found.name, force=force)
         """Tokens of a conversation at most, the answer included."""
         self.defaults: OptionArguments = defaults or {}
         """Options for every turn, under what a call gives itself."""
@@ -93,9 +114,12 @@ class GptOss:
         self._held = HeldModel(found.folder)
         self._stop_loading = threading.Event()
         reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
-        self.engine: Engine = Engine(
-            lambda: load_ready_model(found.folder, progress=reading, checking=checking), wait=False
-        )
+
+        def load_it() -> Model:
+            set_limits(device)
+            return load_ready_model(found.folder, progress=reading, checking=checking)
+
+        self.engine: Engine = Engine(load_it, wait=False, idle_unload_seconds=idle_unload_seconds)
         """The thread that owns the weights."""
         if wait:
             try:
@@ -123,9 +147,8 @@ class GptOss:
         turn = prepare_turn(
             read_conversation(messages, chosen), self.tokenizer, chosen, context_limit=self.context_limit
         )
-        length = len(turn.prompt) + len(turn.opening)
-        if length >= self.context_limit:
-            raise ContextOverflow(length, self.context_limit)
+        if turn.prompt_tokens >= self.context_limit:
+            raise ContextOverflow(turn.prompt_tokens, self.context_limit)
 
         def work(model: Model, ticket: Ticket) -> Iterator[Event]:
             return run_turn(model, ticket, turn)
@@ -205,6 +228,11 @@ class GptOss:
         if len(ids) < 2:
             raise UsageError(f"the text has {len(ids)} tokens; expected at least 2: the first has nothing before it")
         return math.exp(-float(self.logprobs(ids).mean(dtype=np.float64)))
+
+    def memory(self) -> MemoryReport:
+        """What the model takes with its whole context, reckoned, and what MLX holds now. Waits for nothing."""
+        estimate = self._needs.estimate(this_device(), self.context_limit)
+        return measure_memory(estimate, loaded=self.engine.loaded)
 
     # Its end
 

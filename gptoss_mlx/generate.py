@@ -14,11 +14,9 @@ import mlx.core as mx
 
 from gptoss_mlx.cache import KVCache
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
+from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Sampler, Sampling
-
-PREFILL_CHUNK_TOKENS = 512
-"""Prompt tokens read in one evaluation by default; progress is reported and cancellation is seen between two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Generation:
         """Tokens that belong to the context and that the model has not read yet."""
         self._length = 0
         self.prefill_seconds = 0.0
-        """Time spent in `prefill`."""
+        """Time spent in `prefill` so far."""
 
     @property
     def length(self) -> int:
@@ -106,7 +104,8 @@ class Generation:
         while done < total:
             if cancelled():
                 raise Cancelled(f"stopped after {done} of {total} prompt tokens")
-            chunk = list(prompt[done : done + self._prefill_chunk])
+            wanted = min(self._prefill_chunk, total - done)
+            chunk = list(prompt[done : done + self._model.fitting_chunk(self._cache, wanted)])
             done += len(chunk)
             if done < total:
                 # Nobody asks what comes after a token in the middle of a prompt.
@@ -116,7 +115,7 @@ class Generation:
                 mx.eval(result)
                 self._length = total
                 self._queue(result)
-                self.prefill_seconds = time.perf_counter() - start
+            self.prefill_seconds = time.perf_counter() - start
             yield done, total
 
     def next_step(self) -> Step:
@@ -205,11 +204,11 @@ def all_logits(
     check_tokens(tokens, model.config.vocab_size)
     cache = model.make_cache()
     parts: list[mx.array] = []
-    for start in range(0, len(tokens), prefill_chunk):
+    while (start := cache.offset) < len(tokens):
         if cancelled():
             raise Cancelled(f"stopped after {start} of {len(tokens)} tokens")
-        chunk = mx.array([list(tokens[start : start + prefill_chunk])], dtype=mx.int32)
-        parts.append(model(chunk, cache)[0].astype(mx.float32))
+        end = start + model.fitting_chunk(cache, min(prefill_chunk, len(tokens) - start), logits=True)
+        parts.append(model(mx.array([list(tokens[start:end])], dtype=mx.int32), cache)[0].astype(mx.float32))
         mx.eval(parts[-1])
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=0)
 
@@ -229,10 +228,10 @@ def token_logprobs(
     check_tokens(tokens, model.config.vocab_size)
     cache = model.make_cache()
     parts: list[mx.array] = []
-    for start in range(0, len(tokens) - 1, prefill_chunk):
+    while (start := cache.offset) < len(tokens) - 1:
         if cancelled():
             raise Cancelled(f"stopped after {start} of {len(tokens)} tokens")
-        end = min(start + prefill_chunk, len(tokens) - 1)
+        end = start + model.fitting_chunk(cache, min(prefill_chunk, len(tokens) - 1 - start), logits=True)
         logits = model(mx.array([list(tokens[start:end])], dtype=mx.int32), cache)[0].astype(mx.float32)
         following = mx.array(list(tokens[start + 1 : end + 1]), dtype=mx.int32)
         chosen = mx.take_along_axis(logits, following[:, None], axis=-1)[:, 0]

@@ -13,7 +13,9 @@ import mlx.core as mx
 from gptoss_mlx.cache import GROWTH_TOKENS, KVCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
+from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ContextOverflow
+from gptoss_mlx.memory import Needs, fitting_chunk
 from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, current_ops
 from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
@@ -65,6 +67,22 @@ class Model:
     def make_cache(self) -> KVCache:
         """An empty KV cache for this model."""
         return KVCache(self.config)
+
+    def fitting_chunk(self, cache: KVCache, wanted: int, *, logits: bool = False) -> int:
+        """How many of `wanted` tokens to read next into `cache`: fewer than those where memory is near its limit.
+
+        `logits` says that they are wanted after every token.
+        """
+        return fitting_chunk(
+            # Weights count among what MLX holds.
+            Needs(self.config, 0, self.dtype.size),
+            this_device(),
+            wanted=wanted,
+            offset=cache.offset,
+            active_bytes=mx.get_active_memory(),
+            held_bytes=cache.nbytes,
+            logits=logits,
+        )
 
     def __call__(self, tokens: mx.array, cache: KVCache | None = None, *, last_only: bool = False) -> mx.array:
         """Logits, float32 `[batch, seq, vocab]`, or `[batch, 1, vocab]` of the last position with `last_only`.

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from gptoss_mlx.context import make_prompt
 from gptoss_mlx.engine import Ticket
 from gptoss_mlx.errors import Cancelled
 from gptoss_mlx.events import (
@@ -26,6 +27,7 @@ from gptoss_mlx.events import (
     Stats,
     TextDelta,
     ToolCall,
+    TurnsDropped,
 )
 from gptoss_mlx.generate import Generation, Step
 from gptoss_mlx.harmony import (
@@ -41,7 +43,6 @@ from gptoss_mlx.harmony import (
     ParserEvent,
     StreamParser,
     StreamWarning,
-    render_for_completion,
 )
 from gptoss_mlx.model import Model
 from gptoss_mlx.options import Options
@@ -62,6 +63,13 @@ class Turn:
     context_limit: int
     call_number: int = 1
     """Number of the first tool call of this turn, so that ids are unique in the conversation."""
+    dropped: TurnsDropped | None = None
+    """The turns that were left out of `prompt`, if any were."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that are there before the model draws one."""
+        return len(self.prompt) + len(self.opening)
 
     @property
     def tool_names(self) -> frozenset[str]:
@@ -72,13 +80,18 @@ class Turn:
 def prepare_turn(
     messages: list[Message], tokenizer: Tokenizer, options: Options, *, context_limit: int, call_number: int = 1
 ) -> Turn:
-    """Renders `messages` for the next answer. Raises HarmonyError for what harmony cannot express."""
-    prompt = tuple(render_for_completion(messages, tokenizer))
+    """Renders `messages` for the next answer, its oldest turns left out if they do not fit and `options` say so.
+
+    The prompt may be too long for the context length. Raises HarmonyError for what harmony cannot express.
+    """
     opening: tuple[int, ...] = ()
     if options.effort == "none":
         # With tools on offer the model keeps the choice between a call and an answer.
         opening = (*_empty_analysis(tokenizer), *(() if options.tools else _open_final(tokenizer)))
-    return Turn(tokenizer, prompt, opening, options, context_limit, call_number)
+    prompt = make_prompt(
+        messages, tokenizer, overflow=options.overflow, context_limit=context_limit, opening_tokens=len(opening)
+    )
+    return Turn(tokenizer, prompt.tokens, opening, options, context_limit, call_number, prompt.dropped)
 
 
 def run_turn(
@@ -101,6 +114,8 @@ def run_turn(
         model, cache, turn.options.sampling, context_limit=turn.context_limit, prefill_chunk=turn.options.prefill_chunk
     )
     listener = _Listener(turn)
+    if turn.dropped is not None:
+        yield turn.dropped
     for token in turn.opening:
         yield from listener.hear(Step(token, None, forced=True))
     prompt = (*turn.prompt, *turn.opening)
@@ -108,7 +123,7 @@ def run_turn(
     finish: FinishReason | None = None
     try:
         for done, total in generation.prefill(prompt, cancelled=ticket.cancelled):
-            yield PromptProgress(done, total)
+            yield PromptProgress(done, total, cached, generation.prefill_seconds)
     except Cancelled:
         finish = "cancelled"
     first: float | None = None

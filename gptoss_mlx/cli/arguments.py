@@ -297,4 +297,10 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
     turn.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
     turn.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before TEXT; may be repeated")
     turn.add_argument("--date", metavar="YYYY-MM-DD", help="the date that the model is told (default: today)")
-    turn.add_argument("--context", type=int, metavar="N", help="context length in tokens (default: the model's)")
+    turn.add_argument("--context", type=int, metavar="N", help="context length in tokens (default: what fits)")
+    turn.add_argument(
+        "--overflow",
+        choices=("error", "drop_oldest"),
+        help="when the context is full: an error (default), or do not read the oldest turns any more",
+    )
+    turn.add_argument("--force", action="store_true", help="go on even if memory seems too small")

@@ -3,9 +3,9 @@
 import sys
 
 from gptoss_mlx.cli.published_fit import published_fit
-from gptoss_mlx.convert.fit import gigabytes
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ModelNotFound
+from gptoss_mlx.memory import gigabytes
 from gptoss_mlx.models import PUBLISHED, PUBLISHED_GB, FoundModel, find_model
 
 LINE_MEGABYTES = 12.5
