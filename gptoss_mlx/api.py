@@ -11,18 +11,20 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
+from gptoss_mlx.batch_turns import AT_ONCE, run_batch
 from gptoss_mlx.chat import Chat, today
 from gptoss_mlx.checkpoint import find_tokenizer, open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import this_device
-from gptoss_mlx.engine import Engine, Ticket
+from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
@@ -37,6 +39,8 @@ from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.turn import prepare_turn, run_turn
 from gptoss_mlx.weights import needs_of
+
+T = TypeVar("T")
 
 
 def load(
@@ -169,6 +173,58 @@ class GptOss:
 
     # Many turns
 
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, at_once: int = AT_ONCE, **options: Unpack[OptionArguments]
+    ) -> list[Reply]:
+        """The replies to many prompts, in their order; `at_once` of them are answered together, fewer where memory is
+        short. Each is what `generate` gives for it.
+
+        Beginnings that prompts share are read once. With a `seed`, prompt n is answered with seed + n. Raises
+        ContextOverflow before any work when a prompt does not fit; Cancelled when it was stopped; UsageError.
+        """
+        return _in_order(dict(self.stream_batch(prompts, at_once=at_once, **options)), len(prompts))
+
+    async def agenerate_batch(
+        self, prompts: Sequence[Prompt], *, at_once: int = AT_ONCE, **options: Unpack[OptionArguments]
+    ) -> list[Reply]:
+        """`generate_batch` for asyncio."""
+        job = self._start_batch(prompts, at_once, options)
+        try:
+            return _in_order({number: reply async for number, reply in job}, len(prompts))
+        finally:
+            job.cancel()
+
+    def stream_batch(
+        self, prompts: Sequence[Prompt], *, at_once: int = AT_ONCE, **options: Unpack[OptionArguments]
+    ) -> Iterator[tuple[int, Reply]]:
+        """`generate_batch` as it comes: the number of a prompt and its reply, in the order in which they end.
+
+        Whoever stops reading stops the model.
+        """
+        return _read_all(self._start_batch(prompts, at_once, options))
+
+    def _start_batch(self, prompts: Sequence[Prompt], at_once: int, options: OptionArguments) -> Job[tuple[int, Reply]]:
+        if isinstance(prompts, str):
+            raise UsageError(f"prompts is the text {prompts!r}; expected a list of prompts (`generate` takes one)")
+        if at_once < 1:
+            raise UsageError(f"at_once is {at_once}; expected 1 or more")
+        chosen = self._options(options)
+        turns = []
+        for number, prompt in enumerate(prompts):
+            sampling = chosen.sampling
+            if sampling.seed is not None:
+                sampling = replace(sampling, seed=(sampling.seed + number) % 2**64)
+            own = replace(chosen, sampling=sampling)
+            turn = prepare_turn(read_conversation(prompt, own), self.tokenizer, own, context_limit=self.context_limit)
+            if turn.prompt_tokens >= self.context_limit:
+                raise ContextOverflow(turn.prompt_tokens, self.context_limit)
+            turns.append(turn)
+
+        def work(model: Model, ticket: Ticket) -> Iterator[tuple[int, Reply]]:
+            return run_batch(model, ticket, turns, at_once=at_once)
+
+        return self.engine.stream(work)
+
     def chat(
         self, *, system: str | None = None, developer: str | None = None, **defaults: Unpack[OptionArguments]
     ) -> Chat:
@@ -287,3 +343,18 @@ class GptOss:
         check_tokens(ids, self.config.vocab_size)
         if len(ids) > self.context_limit:
             raise ContextOverflow(len(ids), self.context_limit)
+
+
+def _read_all(job: Job[T]) -> Iterator[T]:
+    """Every item of `job`, which is stopped when they are not read to the end."""
+    try:
+        yield from job
+    finally:
+        job.cancel()
+
+
+def _in_order(replies: dict[int, Reply], count: int) -> list[Reply]:
+    """The replies by their numbers. Raises Cancelled when some are missing."""
+    if len(replies) < count:
+        raise Cancelled(f"the batch was stopped after {len(replies)} of {count} replies")
+    return [replies[number] for number in range(count)]

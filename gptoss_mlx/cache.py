@@ -12,10 +12,13 @@ the body together, `RECENT_TOKENS` at a time. If that copies the body, it costs 
 
 Going back: a full layer can go back to any shorter length, because nothing before it is ever changed. A ring has
 overwritten what a shorter length would need, so it can only go back to a snapshot, which costs the ring's bytes.
+
+Two ways from one place: a fork shares every array with what it was forked from; whichever writes first copies.
 """
 
+import copy
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import mlx.core as mx
 
@@ -112,6 +115,12 @@ class FullLayerCache:
     @property
     def arrays(self) -> list[mx.array]:
         return [array for array in (self._body, self._recent) if array is not None]
+
+    def fork(self) -> Self:
+        """A second cache that holds the same."""
+        other = copy.copy(self)
+        other._overwrites = list(self._overwrites)
+        return other
 
     def append(self, rows: mx.array) -> mx.array:
         """The body `[batch, 2 * kv_heads, capacity, dim]`, every position in it and `rows` as the next ones.
@@ -231,6 +240,10 @@ class SlidingLayerCache:
     def arrays(self) -> list[mx.array]:
         return [] if self._ring is None else [self._ring]
 
+    def fork(self) -> Self:
+        """A second cache that holds the same."""
+        return copy.copy(self)
+
     def ring_for(self, rows: mx.array) -> mx.array:
         """The ring `[batch, 2 * kv_heads, window, dim]` that one token's `rows` belong in; `put_ring` takes it back."""
         if self._ring is not None:
@@ -342,6 +355,12 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes that the cache holds, unused capacity included."""
         return sum(array.nbytes for array in self.arrays)
+
+    def fork(self) -> Self:
+        """A second cache that holds the same and goes its own way; snapshots of this one are not the fork's."""
+        other = copy.copy(self)
+        other.layers = [layer.fork() for layer in self.layers]
+        return other
 
     def can_trim(self, tokens: int) -> bool:
         """Whether the last `tokens` positions can be dropped: false once a ring has overwritten what came before."""

@@ -113,7 +113,7 @@ def run_turn(
     generation = Generation(
         model, cache, turn.options.sampling, context_limit=turn.context_limit, prefill_chunk=turn.options.prefill_chunk
     )
-    listener = _Listener(turn)
+    listener = Listener(turn)
     if turn.dropped is not None:
         yield turn.dropped
     for token in turn.opening:
@@ -134,12 +134,7 @@ def run_turn(
         if first is None:
             first = time.perf_counter()
         yield from listener.hear(step)
-        finish = _finish_reason(turn, listener, generation, step, generated, ticket)
-        if finish is None and listener.should_answer_now(ticket.hurried()):
-            closing = _close_analysis(turn.tokenizer)
-            if generation.room > len(closing):
-                listener.reasoning_truncated = True
-                generation.force(closing)
+        finish = after_step(turn, listener, generation, step, generated, ticket)
     end = time.perf_counter()
     yield from listener.finish()
     stats = Stats(
@@ -158,8 +153,24 @@ def run_turn(
     yield Done(reply)
 
 
+def after_step(
+    turn: Turn, listener: "Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
+) -> FinishReason | None:
+    """Why the turn ends after this step, the last of `generated`; None when it goes on.
+
+    The reasoning is closed here when that is due.
+    """
+    finish = _finish_reason(turn, listener, generation, step, generated, ticket)
+    if finish is None and listener.should_answer_now(ticket.hurried()):
+        closing = _close_analysis(turn.tokenizer)
+        if generation.room > len(closing):
+            listener.reasoning_truncated = True
+            generation.force(closing)
+    return finish
+
+
 def _finish_reason(
-    turn: Turn, listener: "_Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
+    turn: Turn, listener: "Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
 ) -> FinishReason | None:
     """Why the turn ends after this step, or None when it goes on."""
     if step.token in turn.tokenizer.special.stop_ids and not step.forced:
@@ -195,7 +206,7 @@ def _close_analysis(tokenizer: Tokenizer) -> list[int]:
 
 
 @dataclass
-class _Listener:
+class Listener:
     """Turns tokens into events and keeps what the reply is made of."""
 
     turn: Turn

@@ -213,6 +213,14 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="instead: count what one decode step after --prompt-tokens asks of a GPU with Metal, and time how long "
         "Python takes to put it together; reads no weights, so MODEL may be 20b or 120b without having it",
     )
+    bench.add_argument(
+        "--batch", type=int, metavar="N", help="instead: decode N answers together, and one after the other"
+    )
+    bench.add_argument(
+        "--shape",
+        choices=("20b", "120b"),
+        help="with --batch: random weights of two decoder layers of this shape, in place of a model",
+    )
     bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
     bench.add_argument(
         "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompt (default: 512)"
