@@ -177,7 +177,7 @@ def plan_download(
         config,
         this_device(),
         dense_bits=dense_bits,
-        weights_of=lambda bits: sum(file.nbytes for file in files_of(bits)),
+        files_of=files_of,
         download_bytes=sum(missing[step.shard.path] for step in steps),
         disk_needed_bytes=max(peaks[overlap] + besides, 0),
         disk_free_bytes=free,

@@ -1,17 +1,16 @@
 """Whether a model fits this machine, before a byte of it is downloaded: disk and memory, with what would help."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.convert.plan import DENSE_BITS
+from gptoss_mlx.convert.plan import DENSE_BITS, PlannedFile
 from gptoss_mlx.device import Device
 from gptoss_mlx.errors import NotEnoughDisk, NotEnoughMemory, UsageError
-
-HEADROOM_BYTES: Final = 3 << 29
-"""What a run takes besides weights and KV cache: activations of a prefill chunk, MLX's buffers, Python. 1.5 GiB."""
+from gptoss_mlx.memory import Needs, gigabytes
+from gptoss_mlx.weights import tensor_needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,16 @@ class Fit:
     context: int
     """Tokens of conversation that the figures of memory are for."""
     weights_bytes: int
+    """As they lie in memory once the model is loaded."""
     kv_bytes: int
+    rest_bytes: int
+    """Activations of a prefill chunk, what MLX keeps of freed memory, and the process."""
     memory_bytes: int
     """What the machine has; on a Mac, what Metal recommends to use of it."""
     on_gpu: bool
     """Whether `memory_bytes` is Metal's figure."""
+    longest_context: int
+    """Tokens of conversation that fit beside the model, at most what it was made for; 0: none."""
     advice: tuple[str, ...]
     """Sentences about what would fit, or fit better."""
     kept_bytes: int = 0
@@ -44,7 +48,7 @@ class Fit:
     @property
     def memory_needed_bytes(self) -> int:
         """Weights, KV cache and the rest."""
-        return self.weights_bytes + self.kv_bytes + HEADROOM_BYTES
+        return self.weights_bytes + self.kv_bytes + self.rest_bytes
 
     @property
     def disk_ok(self) -> bool:
@@ -70,8 +74,8 @@ class Fit:
             ("disk", self.disk_needed_bytes, f"more while it is made; {gigabytes(self.disk_free_bytes)} free"),
             ("memory", self.memory_needed_bytes, f"to run; {limit} {gigabytes(self.memory_bytes)}"),
             ("  weights", self.weights_bytes, ""),
-            ("  KV cache", self.kv_bytes, f"for {self.context:,} tokens"),
-            ("  the rest", HEADROOM_BYTES, "activations, buffers"),
+            ("  KV cache", self.kv_bytes, f"for {self.context:,} tokens; {self.longest_context:,} fit"),
+            ("  the rest", self.rest_bytes, "activations, buffers"),
         ]
         if self.kept_bytes:
             free = "" if self.cache_free_bytes is None else f"; {gigabytes(self.cache_free_bytes)} free there"
@@ -114,61 +118,54 @@ def make_fit(
     device: Device,
     *,
     dense_bits: int | None,
-    weights_of: Callable[[int | None], int],
+    files_of: Callable[[int | None], Sequence[PlannedFile]],
     download_bytes: int,
     disk_needed_bytes: int,
     disk_free_bytes: int,
     context: int,
 ) -> Fit:
-    """What `name` takes; `weights_of(dense_bits)` gives the size of a conversion, or raises `UsageError`."""
-    memory = device.memory_bytes if device.working_set_bytes is None else device.working_set_bytes
-    weights = weights_of(dense_bits)
-    kv_bytes = config.kv_bytes_per_token() * context + config.kv_window_bytes()
-    advice: list[str] = []
-    if weights + kv_bytes + HEADROOM_BYTES > memory:
-        advice = list(_memory_advice(config, weights, dense_bits, weights_of, context, memory))
+    """What `name` takes; `files_of(dense_bits)` gives the files of a conversion, or raises `UsageError`."""
+
+    def needs_of(bits: int | None) -> Needs:
+        tensors = [tensor for file in files_of(bits) for tensor in file.tensors]
+        values = [(tensor.name, tensor.dtype, math.prod(tensor.shape)) for tensor in tensors]
+        return tensor_needs(config, values, device)
+
+    needs = needs_of(dense_bits)
+    estimate = needs.estimate(device, context)
     return Fit(
         name=name,
         download_bytes=download_bytes,
-        result_bytes=weights,
+        result_bytes=sum(file.nbytes for file in files_of(dense_bits)),
         disk_needed_bytes=disk_needed_bytes,
         disk_free_bytes=disk_free_bytes,
         context=context,
-        weights_bytes=weights,
-        kv_bytes=kv_bytes,
-        memory_bytes=memory,
-        on_gpu=device.working_set_bytes is not None,
-        advice=tuple(advice),
+        weights_bytes=estimate.weights_bytes,
+        kv_bytes=estimate.kv_bytes,
+        rest_bytes=estimate.activation_bytes + estimate.buffer_bytes,
+        memory_bytes=estimate.limit_bytes,
+        on_gpu=estimate.on_metal,
+        longest_context=needs.longest_context(device),
+        advice=() if estimate.fits else tuple(_memory_advice(needs, device, dense_bits, needs_of, context)),
     )
 
 
 def _memory_advice(
-    config: ModelConfig,
-    weights: int,
-    dense_bits: int | None,
-    weights_of: Callable[[int | None], int],
-    context: int,
-    memory: int,
+    needs: Needs, device: Device, dense_bits: int | None, needs_of: Callable[[int | None], Needs], context: int
 ) -> list[str]:
     """What would make it fit: a shorter context, smaller dense weights, or another model."""
     advice = []
-    for_context = memory - HEADROOM_BYTES - weights - config.kv_window_bytes()
-    if (tokens := for_context // config.kv_bytes_per_token() // 1024 * 1024) > 0:
+    if (tokens := needs.longest_context(device) // 1024 * 1024) > 0:
         advice.append(f"a context of {tokens:,} tokens fits: --context {tokens}")
-    kv_bytes = config.kv_bytes_per_token() * context + config.kv_window_bytes()
     smaller = [bits for bits in DENSE_BITS if dense_bits is None or bits < dense_bits]
     # Weights that the source has quantised already cannot be made smaller.
     with suppress(UsageError):
-        needed = {bits: weights_of(bits) + kv_bytes + HEADROOM_BYTES for bits in smaller}
-        if fitting := [bits for bits in smaller if needed[bits] <= memory]:
-            advice.append(f"--dense-bits {fitting[0]} takes {gigabytes(needed[fitting[0]])}, which fits")
+        estimates = {bits: needs_of(bits).estimate(device, context) for bits in smaller}
+        if fitting := [bits for bits in smaller if estimates[bits].fits]:
+            needed = estimates[fitting[0]].needed_bytes
+            advice.append(f"--dense-bits {fitting[0]} takes {gigabytes(needed)}, which fits")
         elif smaller:
-            advice.append(f"even --dense-bits {smaller[-1]} takes {gigabytes(needed[smaller[-1]])}")
-    if config.num_local_experts > 32:
+            advice.append(f"even --dense-bits {smaller[-1]} takes {gigabytes(estimates[smaller[-1]].needed_bytes)}")
+    if needs.config.num_local_experts > 32:
         advice.append("gpt-oss-20b takes less than a quarter of it: gptoss pull 20b")
     return advice
-
-
-def gigabytes(number: int) -> str:
-    """Bytes for people who compare them with a disk or a download: in 10^9, or 10^6 when there are few."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"

@@ -52,8 +52,11 @@ if TYPE_CHECKING:
         TextDelta,
         ToolCall,
         ToolResult,
+        TurnsDropped,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.memory import MemoryEstimate
+    from gptoss_mlx.memory_limits import MemoryReport
     from gptoss_mlx.models import ListedModel, find_model, list_models, remove_model
     from gptoss_mlx.published_fit import published_fit
     from gptoss_mlx.stream import Stream
@@ -84,8 +87,11 @@ _HOMES = {
         "TextDelta",
         "ToolCall",
         "ToolResult",
+        "TurnsDropped",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.memory": ("MemoryEstimate",),
+    "gptoss_mlx.memory_limits": ("MemoryReport",),
     "gptoss_mlx.models": ("ListedModel", "find_model", "list_models", "remove_model"),
     "gptoss_mlx.published_fit": ("published_fit",),
     "gptoss_mlx.stream": ("Stream",),
@@ -114,6 +120,8 @@ __all__ = [
     "GptOssError",
     "HarmonyError",
     "ListedModel",
+    "MemoryEstimate",
+    "MemoryReport",
     "Message",
     "ModelNotFound",
     "NotEnoughDisk",
@@ -128,6 +136,7 @@ __all__ = [
     "ToolCall",
     "ToolDescription",
     "ToolResult",
+    "TurnsDropped",
     "UsageError",
     "VerifyReport",
     "WeightsError",

@@ -11,18 +11,20 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
+from gptoss_mlx.batch_turns import AT_ONCE, run_batch
 from gptoss_mlx.chat import Chat, today
-from gptoss_mlx.checkpoint import find_tokenizer
+from gptoss_mlx.checkpoint import find_tokenizer, open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import this_device
-from gptoss_mlx.engine import Engine, Ticket
+from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
@@ -30,12 +32,16 @@ from gptoss_mlx.harmony import Message, render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
 from gptoss_mlx.kv_pool import KVPool, default_limit_bytes
+from gptoss_mlx.memory_limits import MemoryReport, measure_memory, set_limits
 from gptoss_mlx.model import Model
 from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.turn import prepare_turn, run_turn
+from gptoss_mlx.weights import needs_of
+
+T = TypeVar("T")
 
 
 def load(
@@ -44,6 +50,8 @@ def load(
     context: int | None = None,
     reuse: bool = True,
     kv_limit_bytes: int | None = None,
+    force: bool = False,
+    idle_unload_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     checking: Callable[[int, int], None] | None = None,
     **defaults: Unpack[OptionArguments],
@@ -51,18 +59,22 @@ def load(
     """A model, ready to answer.
 
     `model` is `"pocket"`, the name of a converted model, or the path of a folder with a checkpoint: converted, or as
-    Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context length in tokens (default: all that
-    the model was made for). What was read is kept between turns and not read again, `kv_limit_bytes` of it at most
-    (default: half of the memory that the weights and a reserve of 35 % or 8 GiB leave, at least 1 GiB); `reuse=False`
-    keeps nothing. `progress(done_bytes, total_bytes)` is called while weights are read, on another thread;
-    `checking(done, total)` is called there while kernels are checked, which takes seconds the first time on a Mac;
-    `defaults` are options for every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, UsageError.
+    Hugging Face, OpenAI's original/ or mlx-community have it; `context` the context length in tokens (default: what
+    fits this machine's memory, at most what the model was made for); `force` loads what seems not to fit. What was read
+    is kept between turns and not read again, `kv_limit_bytes` of it at most (default: half of the memory that the
+    weights and a reserve of 35 % or 8 GiB leave, at least 1 GiB); `reuse=False` keeps nothing. `idle_unload_seconds`
+    without a request free the weights, which the next request has loaded again (default: never).
+    `progress(done_bytes, total_bytes)` is called while weights are read, on another thread; `checking(done, total)` is
+    called there while kernels are checked, which takes seconds the first time on a Mac; `defaults` are options for
+    every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, NotEnoughMemory, UsageError.
     """
     return GptOss(
         model,
         context=context,
         reuse=reuse,
         kv_limit_bytes=kv_limit_bytes,
+        force=force,
+        idle_unload_seconds=idle_unload_seconds,
         progress=progress,
         checking=checking,
         defaults=defaults,
@@ -83,6 +95,8 @@ class GptOss:
         context: int | None = None,
         reuse: bool = True,
         kv_limit_bytes: int | None = None,
+        force: bool = False,
+        idle_unload_seconds: float | None = None,
         progress: Callable[[int, int], None] | None = None,
         checking: Callable[[int, int], None] | None = None,
         defaults: OptionArguments | None = None,
@@ -101,7 +115,11 @@ class GptOss:
             raise UsageError(
                 f"context is {context}; expected 2 to {longest}, the length that {found.name} was made for"
             )
-        self.context_limit: int = longest if context is None else context
+        if idle_unload_seconds is not None and not idle_unload_seconds > 0:
+            raise UsageError(f"idle_unload_seconds is {idle_unload_seconds!r}; expected more than 0, or None for never")
+        device = this_device()
+        self._needs = needs_of(open_checkpoint(found.folder), device)
+        self.context_limit: int = self._needs.choose_context(device, context, found.name, force=force)
         """Tokens of a conversation at most, the answer included."""
         self.defaults: OptionArguments = defaults or {}
         """Options for every turn, under what a call gives itself."""
@@ -116,9 +134,12 @@ class GptOss:
         self._held = HeldModel(found.folder)
         self._stop_loading = threading.Event()
         reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
-        self.engine: Engine = Engine(
-            lambda: load_ready_model(found.folder, progress=reading, checking=checking), wait=False
-        )
+
+        def load_it() -> Model:
+            set_limits(device)
+            return load_ready_model(found.folder, progress=reading, checking=checking)
+
+        self.engine: Engine = Engine(load_it, wait=False, idle_unload_seconds=idle_unload_seconds)
         """The thread that owns the weights."""
         if wait:
             try:
@@ -146,9 +167,8 @@ class GptOss:
         turn = prepare_turn(
             read_conversation(messages, chosen), self.tokenizer, chosen, context_limit=self.context_limit
         )
-        length = len(turn.prompt) + len(turn.opening)
-        if length >= self.context_limit:
-            raise ContextOverflow(length, self.context_limit)
+        if turn.prompt_tokens >= self.context_limit:
+            raise ContextOverflow(turn.prompt_tokens, self.context_limit)
 
         def work(model: Model, ticket: Ticket) -> Iterator[Event]:
             return run_turn(model, ticket, turn, pool=self.kv_pool)
@@ -168,6 +188,58 @@ class GptOss:
         return self.stream(messages, **options)
 
     # Many turns
+
+    def generate_batch(
+        self, prompts: Sequence[Prompt], *, at_once: int = AT_ONCE, **options: Unpack[OptionArguments]
+    ) -> list[Reply]:
+        """The replies to many prompts, in their order; `at_once` of them are answered together, fewer where memory is
+        short. Each is what `generate` gives for it.
+
+        Beginnings that prompts share are read once. With a `seed`, prompt n is answered with seed + n. Raises
+        ContextOverflow before any work when a prompt does not fit; Cancelled when it was stopped; UsageError.
+        """
+        return _in_order(dict(self.stream_batch(prompts, at_once=at_once, **options)), len(prompts))
+
+    async def agenerate_batch(
+        self, prompts: Sequence[Prompt], *, at_once: int = AT_ONCE, **options: Unpack[OptionArguments]
+    ) -> list[Reply]:
+        """`generate_batch` for asyncio."""
+        job = self._start_batch(prompts, at_once, options)
+        try:
+            return _in_order({number: reply async for number, reply in job}, len(prompts))
+        finally:
+            job.cancel()
+
+    def stream_batch(
+        self, prompts: Sequence[Prompt], *, at_once: int = AT_ONCE, **options: Unpack[OptionArguments]
+    ) -> Iterator[tuple[int, Reply]]:
+        """`generate_batch` as it comes: the number of a prompt and its reply, in the order in which they end.
+
+        Whoever stops reading stops the model.
+        """
+        return _read_all(self._start_batch(prompts, at_once, options))
+
+    def _start_batch(self, prompts: Sequence[Prompt], at_once: int, options: OptionArguments) -> Job[tuple[int, Reply]]:
+        if isinstance(prompts, str):
+            raise UsageError(f"prompts is the text {prompts!r}; expected a list of prompts (`generate` takes one)")
+        if at_once < 1:
+            raise UsageError(f"at_once is {at_once}; expected 1 or more")
+        chosen = self._options(options)
+        turns = []
+        for number, prompt in enumerate(prompts):
+            sampling = chosen.sampling
+            if sampling.seed is not None:
+                sampling = replace(sampling, seed=(sampling.seed + number) % 2**64)
+            own = replace(chosen, sampling=sampling)
+            turn = prepare_turn(read_conversation(prompt, own), self.tokenizer, own, context_limit=self.context_limit)
+            if turn.prompt_tokens >= self.context_limit:
+                raise ContextOverflow(turn.prompt_tokens, self.context_limit)
+            turns.append(turn)
+
+        def work(model: Model, ticket: Ticket) -> Iterator[tuple[int, Reply]]:
+            return run_batch(model, ticket, turns, at_once=at_once)
+
+        return self.engine.stream(work)
 
     def chat(
         self,
@@ -234,6 +306,11 @@ class GptOss:
             raise UsageError(f"the text has {len(ids)} tokens; expected at least 2: the first has nothing before it")
         return math.exp(-float(self.logprobs(ids).mean(dtype=np.float64)))
 
+    def memory(self) -> MemoryReport:
+        """What the model takes with its whole context, reckoned, and what MLX holds now. Waits for nothing."""
+        estimate = self._needs.estimate(this_device(), self.context_limit)
+        return measure_memory(estimate, loaded=self.engine.loaded)
+
     # Its end
 
     def close(self) -> None:
@@ -288,3 +365,18 @@ class GptOss:
         check_tokens(ids, self.config.vocab_size)
         if len(ids) > self.context_limit:
             raise ContextOverflow(len(ids), self.context_limit)
+
+
+def _read_all(job: Job[T]) -> Iterator[T]:
+    """Every item of `job`, which is stopped when they are not read to the end."""
+    try:
+        yield from job
+    finally:
+        job.cancel()
+
+
+def _in_order(replies: dict[int, Reply], count: int) -> list[Reply]:
+    """The replies by their numbers. Raises Cancelled when some are missing."""
+    if len(replies) < count:
+        raise Cancelled(f"the batch was stopped after {len(replies)} of {count} replies")
+    return [replies[number] for number in range(count)]

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Unpac
 from gptoss_mlx.engine import Engine
 from gptoss_mlx.errors import ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply, ToolCall
-from gptoss_mlx.harmony import Message, ToolDescription, render_for_completion, render_text
+from gptoss_mlx.harmony import Message, ToolDescription, render_text
 from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import OptionArguments, Options, read_tool
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.transcript import render_transcript
-from gptoss_mlx.turn import prepare_turn, read_arguments, run_turn
+from gptoss_mlx.turn import Turn, prepare_turn, read_arguments, run_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,11 @@ class Chat:
     @property
     def context_used(self) -> int:
         """Tokens of the conversation as the next turn would read it."""
-        return len(render_for_completion(self.messages, self._host.tokenizer))
+        return len(self._prepare(self._turns, self._options({})).prompt)
+
+    def would_use(self, text: str, **options: Unpack[OptionArguments]) -> int:
+        """Tokens that would be there before the answer, were `text` said: at most `context_limit` - 1 can be sent."""
+        return self._prepare([*self._turns, Message.user(text)], self._options(options)).prompt_tokens
 
     @property
     def context_limit(self) -> int:
@@ -356,17 +360,9 @@ class Chat:
     ) -> Stream:
         options = self._options(arguments)
         base = [*before, *added]
-        calls_so_far = sum(message.tool_name is not None for message in base)
-        turn = prepare_turn(
-            self._conversation(options, base),
-            self._host.tokenizer,
-            options,
-            context_limit=self._host.context_limit,
-            call_number=calls_so_far + 1,
-            said=said,
-        )
-        if len(turn.prompt) + len(turn.opening) >= turn.context_limit:
-            raise ContextOverflow(len(turn.prompt) + len(turn.opening), turn.context_limit)
+        turn = self._prepare(base, options, said)
+        if turn.prompt_tokens >= turn.context_limit:
+            raise ContextOverflow(turn.prompt_tokens, turn.context_limit)
 
         def commit(reply: Reply, messages: list[Message]) -> None:
             self._turns = [*base, *messages]
@@ -378,6 +374,17 @@ class Chat:
 
         self._running = Stream(self._host.engine.stream(work))
         return self._running
+
+    def _prepare(self, turns: list[Message], options: Options, said: Sequence[Message] = ()) -> Turn:
+        """The turn that would answer `turns`, or go on with what was `said` to them."""
+        return prepare_turn(
+            self._conversation(options, turns),
+            self._host.tokenizer,
+            options,
+            context_limit=self._host.context_limit,
+            call_number=sum(message.tool_name is not None for message in turns) + 1,
+            said=said,
+        )
 
     def _settle(self) -> None:
         """Ends the running turn, so that the chat's messages stand still."""

@@ -16,10 +16,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-import mlx.core as mx
-
-from gptoss_mlx.errors import EngineClosed, EngineError, GptOssError
+from gptoss_mlx.errors import EngineClosed, EngineError, NotEnoughMemory
 from gptoss_mlx.model import Model
+from gptoss_mlx.residence import Residence, as_engine_error
 
 T = TypeVar("T")
 
@@ -159,15 +158,19 @@ class Engine:
     (with `wait=True`) or the first job raises the error.
     """
 
-    def __init__(self, load: Callable[[], Model], *, wait: bool = True) -> None:
+    def __init__(
+        self, load: Callable[[], Model], *, wait: bool = True, idle_unload_seconds: float | None = None
+    ) -> None:
+        """`idle_unload_seconds` without a job free the weights; the next job has them loaded again. None: never."""
         self._queue: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._jobs: weakref.WeakSet[Job[Any]] = weakref.WeakSet()
         self._closed = False
         self._loaded: Job[None] = Job()
+        self._residence = Residence(load, idle_unload_seconds)
         # The thread holds the queue and not the engine: an engine dropped without close() frees its gigabytes.
         self._thread = threading.Thread(
-            target=_serve, args=(self._queue, self._loaded, load), name="gptoss-engine", daemon=True
+            target=_serve, args=(self._queue, self._loaded, self._residence), name="gptoss-engine", daemon=True
         )
         self._finalizer = weakref.finalize(self, self._queue.put, None)
         self._finalizer.atexit = False
@@ -189,6 +192,18 @@ class Engine:
     def closed(self) -> bool:
         """True after `close`."""
         return self._closed
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are in memory now."""
+        return self._residence.loaded
+
+    def when_short(self, drop: Callable[[], None]) -> None:
+        """Has `drop` called, on the engine's thread, when an operation found no memory and when the model is unloaded.
+
+        For whoever keeps caches that can be made again.
+        """
+        self._residence.when_short(drop)
 
     def call(self, function: Callable[[Model, Ticket], T]) -> T:
         """Runs `function(model, ticket)` on the engine thread and waits for its result.
@@ -250,37 +265,34 @@ def _close_all() -> None:
         engine.close()
 
 
-def _serve(jobs: "queue.SimpleQueue[_Entry]", loaded: Job[None], load: Callable[[], Model]) -> None:
-    """The engine thread: load, then one job after the other until None comes."""
-    failure: BaseException | None = None
-    model: Model | None = None
+def _serve(jobs: "queue.SimpleQueue[_Entry]", loaded: Job[None], residence: Residence) -> None:
+    """The engine thread: load, then one job after the other until None comes; unload while none comes for long."""
     try:
-        model = load()
+        residence.model()
     except BaseException as error:
-        failure = _as_engine_error(error, "loading the model failed")
-    loaded.end(failure)
-    while (entry := jobs.get()) is not None:
+        loaded.end(error)
+    else:
+        loaded.end()
+    while True:
+        try:
+            entry = jobs.get(timeout=residence.patience_seconds)
+        except queue.Empty:
+            residence.unload()
+            continue
+        if entry is None:
+            break
         work, job = entry
-        outcome = failure
-        if model is not None:
-            try:
-                work(model)
-            except BaseException as error:
-                outcome = _as_engine_error(error, "the engine failed")
+        outcome: BaseException | None = None
+        try:
+            work(residence.model())
+        except BaseException as error:
+            outcome = as_engine_error(error, "the engine failed")
+        if isinstance(outcome, NotEnoughMemory):
+            residence.make_room()
         job.end(outcome)
         # A job that its reader has dropped must not live on until the next one comes.
         del entry, work, job, outcome
     while not jobs.empty():
         if (entry := jobs.get()) is not None:
             entry[1].end(EngineClosed("the model was closed before this request had its turn"))
-    del model
-    mx.clear_cache()
-
-
-def _as_engine_error(error: BaseException, what: str) -> BaseException:
-    """A GptOssError as it is; anything else wrapped, with the original as cause."""
-    if isinstance(error, GptOssError):
-        return error
-    wrapped = EngineError(f"{what}: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
+    residence.unload()

@@ -76,7 +76,8 @@ class ContextOverflow(GptOssError):
         """Tokens that the model was loaded for."""
         super().__init__(
             f"the conversation is {prompt_tokens} tokens and the context length is {context_limit}: at least one token "
-            "must be left for the answer; shorten it, undo turns, or load the model with a larger context"
+            "must be left for the answer; shorten it, undo turns, load the model with a larger context, or let "
+            'overflow="drop_oldest" leave the oldest turns out'
         )
 
 

@@ -22,6 +22,17 @@ class _Event:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnsDropped(_Event):
+    """The conversation is longer than the context: its oldest turns are not read. The conversation itself is whole."""
+
+    turns: int
+    """How many turns, counted from the first: a user message and all that follows it up to the next one."""
+    tokens: int
+    """What they would have taken."""
+    type: Literal["turns_dropped"] = "turns_dropped"
+
+
+@dataclass(frozen=True, slots=True)
 class PromptProgress(_Event):
     """The prompt is being read."""
 
@@ -29,6 +40,22 @@ class PromptProgress(_Event):
     """Prompt tokens read so far, those that came from the KV cache included."""
     total: int
     """Prompt tokens in all."""
+    cached: int = 0
+    """How many of them came from the KV cache."""
+    seconds: float = 0.0
+    """Time spent reading so far."""
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds until the prompt is read, at the rate so far; None before anything was.
+
+        Later tokens see more of the prompt and take longer: of a very long one, the first figures are too small.
+        """
+        read = self.done - self.cached
+        if self.done >= self.total:
+            return 0.0
+        return self.seconds / read * (self.total - self.done) if read > 0 else None
+
     type: Literal["prompt_progress"] = "prompt_progress"
 
 
@@ -187,5 +214,7 @@ class Done(_Event):
         return {"type": self.type, "reply": self.reply.to_dict()}
 
 
-Event: TypeAlias = PromptProgress | ChannelStart | TextDelta | ToolCall | ToolResult | ParseWarning | Done
+Event: TypeAlias = (
+    TurnsDropped | PromptProgress | ChannelStart | TextDelta | ToolCall | ToolResult | ParseWarning | Done
+)
 """Whatever a stream gives."""

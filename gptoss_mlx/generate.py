@@ -14,11 +14,9 @@ import mlx.core as mx
 
 from gptoss_mlx.cache import KVCache
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
+from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Sampler, Sampling
-
-PREFILL_CHUNK_TOKENS = 512
-"""Prompt tokens read in one evaluation by default; progress is reported and cancellation is seen between two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,20 @@ class Step:
     """Natural-log probability under the model's own distribution, if asked for."""
     forced: bool = False
     """True for a token that the caller put in place of a sampled one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token that was drawn and may not be computed yet."""
+
+    token: mx.array
+    """One integer."""
+    logprob: mx.array | None
+
+    def step(self) -> Step:
+        """The token, once it is computed."""
+        logprob = None if self.logprob is None else cast(float, self.logprob.item())
+        return Step(cast(int, self.token.item()), logprob)
 
 
 class Generation:
@@ -59,13 +71,13 @@ class Generation:
         self._sampler: Sampler | None = None
         self._pending: tuple[mx.array, mx.array | None] | None = None
         self._forced: list[int] = []
-        self._unread: list[int] = []
+        self._unread: list[int | mx.array] = []
         """Tokens that belong to the context and that the model has not read yet."""
         self._context: list[int] = []
         """The prompt, the tokens given and the forced ones that were not given yet."""
         self._length = 0
         self.prefill_seconds = 0.0
-        """Time spent in `prefill`."""
+        """Time spent in `prefill` so far."""
 
     @property
     def length(self) -> int:
@@ -74,7 +86,8 @@ class Generation:
 
     @property
     def tokens_read(self) -> list[int]:
-        """The tokens that the cache holds, those it held before among them: what was drawn last may be missing."""
+        """The tokens that the cache holds, those it held before among them, after `next_step`: what was drawn last may
+        be missing."""
         return self._context[: self._cache.offset]
 
     @property
@@ -114,17 +127,18 @@ class Generation:
         while done < total:
             if cancelled():
                 raise Cancelled(f"stopped after {done} of {total} prompt tokens")
-            chunk = list(prompt[done : done + self._prefill_chunk])
+            wanted = min(self._prefill_chunk, total - done)
+            chunk = list(prompt[done : done + self._model.fitting_chunk(self._cache, wanted)])
             done += len(chunk)
             if done < total:
                 # Nobody asks what comes after a token in the middle of a prompt.
                 mx.eval(self._model.read(mx.array([chunk], dtype=mx.int32), self._cache))
             else:
-                result = self._forward(chunk)
+                result = self._forward(mx.array([chunk], dtype=mx.int32))
                 mx.eval(result)
                 self._length = total
                 self._queue(result)
-                self.prefill_seconds = time.perf_counter() - start
+            self.prefill_seconds = time.perf_counter() - start
             yield done, total
 
     def next_step(self) -> Step:
@@ -132,21 +146,64 @@ class Generation:
         if self._forced:
             self._length += 1
             return Step(self._forced.pop(0), None, forced=True)
-        assert self._sampler is not None, "prefill comes first"
         if self._pending is None:
-            assert self._unread, "prefill comes first"
-            self._read()
-        assert self._pending is not None
+            self.read()
+        drawn = self.take()
+        if self._unread and self._model.runs_apart:
+            self.read()
+        step = drawn.step()
+        self._context.append(step.token)
+        return step
+
+    # Where several are decoded together (`batch`), these take the place of `next_step`.
+
+    @property
+    def cache(self) -> KVCache:
+        """What it reads into."""
+        return self._cache
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it takes the most probable token each time, and `accept` wants no logits."""
+        assert self._sampler is not None, "prefill comes first"
+        return self._sampler.greedy
+
+    @property
+    def has_forced(self) -> bool:
+        """Whether `next_step` gives a token that was put in place of a drawn one, for which nothing is read."""
+        return bool(self._forced)
+
+    @property
+    def has_drawn(self) -> bool:
+        """Whether the next token is drawn, or queued to be."""
+        return self._pending is not None
+
+    @property
+    def unread(self) -> Sequence[int | mx.array]:
+        """Tokens that the model must read before the next draw: ids, or arrays `[1]` that may not be computed yet."""
+        return self._unread
+
+    def read(self) -> None:
+        """Has the model read what is unread, and queues the draw of the token after it."""
+        assert self._unread, "prefill comes first"
+        self.accept(self._forward(as_tokens(self._unread)[None]))
+
+    def accept(self, result: mx.array) -> None:
+        """Queues the draw from what the model gave after the unread tokens: logits `[1, vocab]`, or if `greedy` the
+        token, of one value."""
+        self._unread = []
+        self._queue(result)
+
+    def take(self) -> "Drawn":
+        """The drawn token, which may not be computed yet; it is unread from now on."""
+        assert self._sampler is not None, "prefill comes first"
+        assert self._pending is not None, "read comes first"
         (token, logprob), self._pending = self._pending, None
         self._length += 1
         if not self.exhausted:
             self._sampler.observe(token)
-            if self._model.runs_apart:
-                self._queue(self._forward(token.reshape(1, 1)))
-            else:
-                self._unread.append(cast(int, token.item()))
-        self._context.append(cast(int, token.item()))
-        return Step(self._context[-1], None if logprob is None else cast(float, logprob.item()))
+            self._unread.append(token.reshape(1))
+        return Drawn(token, logprob)
 
     def force(self, tokens: Iterable[int]) -> None:
         """Makes `tokens` the next ones instead of what the model would draw; it goes on from there.
@@ -166,23 +223,16 @@ class Generation:
         self._pending = None
         self._unread.extend(forced)
         if self._model.runs_apart:
-            self._read()
+            self.read()
 
-    def _read(self) -> None:
-        """Has the model read what it has not read yet, and queues the draw of the token after it."""
-        tokens, self._unread = self._unread, []
-        self._queue(self._forward(tokens))
-
-    def _forward(self, tokens: list[int] | mx.array) -> mx.array:
-        """What the next draw is made from, after `tokens` (a list of ids or integers [1, n]).
+    def _forward(self, tokens: mx.array) -> mx.array:
+        """What the next draw is made from, after `tokens` (integers [1, n]).
 
         Logits [1, vocab]; where every draw is the most probable token, that token at once, [1, 1].
         """
-        assert self._sampler is not None, "prefill comes first"
-        batch = tokens if isinstance(tokens, mx.array) else mx.array([tokens], dtype=mx.int32)
-        if self._sampler.greedy:
-            return self._model.most_probable(batch, self._cache)
-        return self._model(batch, self._cache, last_only=True)[:, -1]
+        if self.greedy:
+            return self._model.most_probable(tokens, self._cache)
+        return self._model(tokens, self._cache, last_only=True)[:, -1]
 
     def _queue(self, result: mx.array) -> None:
         """Queues the draw from what `_forward` gave."""
@@ -190,6 +240,15 @@ class Generation:
         token, logprob = (result, None) if self._sampler.greedy else self._sampler.draw(result)
         self._pending = (token, logprob)
         mx.async_eval(token, *(() if logprob is None else (logprob,)))  # type: ignore[no-untyped-call]
+
+
+def as_tokens(tokens: Sequence[int | mx.array]) -> mx.array:
+    """Ids and arrays `[1]` as one array of integers, `[tokens]`; nothing is waited for."""
+    ids = [token for token in tokens if isinstance(token, int)]
+    if len(ids) == len(tokens):
+        return mx.array(ids, dtype=mx.int32)
+    parts = [token if isinstance(token, mx.array) else mx.array([token], dtype=mx.int32) for token in tokens]
+    return mx.concatenate([part.astype(mx.int32) for part in parts])
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
@@ -215,11 +274,11 @@ def all_logits(
     check_tokens(tokens, model.config.vocab_size)
     cache = model.make_cache()
     parts: list[mx.array] = []
-    for start in range(0, len(tokens), prefill_chunk):
+    while (start := cache.offset) < len(tokens):
         if cancelled():
             raise Cancelled(f"stopped after {start} of {len(tokens)} tokens")
-        chunk = mx.array([list(tokens[start : start + prefill_chunk])], dtype=mx.int32)
-        parts.append(model(chunk, cache)[0].astype(mx.float32))
+        end = start + model.fitting_chunk(cache, min(prefill_chunk, len(tokens) - start), logits=True)
+        parts.append(model(mx.array([list(tokens[start:end])], dtype=mx.int32), cache)[0].astype(mx.float32))
         mx.eval(parts[-1])
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=0)
 
@@ -239,10 +298,10 @@ def token_logprobs(
     check_tokens(tokens, model.config.vocab_size)
     cache = model.make_cache()
     parts: list[mx.array] = []
-    for start in range(0, len(tokens) - 1, prefill_chunk):
+    while (start := cache.offset) < len(tokens) - 1:
         if cancelled():
             raise Cancelled(f"stopped after {start} of {len(tokens)} tokens")
-        end = min(start + prefill_chunk, len(tokens) - 1)
+        end = start + model.fitting_chunk(cache, min(prefill_chunk, len(tokens) - 1 - start), logits=True)
         logits = model(mx.array([list(tokens[start:end])], dtype=mx.int32), cache)[0].astype(mx.float32)
         following = mx.array(list(tokens[start + 1 : end + 1]), dtype=mx.int32)
         chosen = mx.take_along_axis(logits, following[:, None], axis=-1)[:, 0]

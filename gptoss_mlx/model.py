@@ -13,8 +13,10 @@ import mlx.core as mx
 from gptoss_mlx.cache import GROWTH_TOKENS, KVCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
+from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ContextOverflow
-from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, current_ops
+from gptoss_mlx.memory import Needs, fitting_chunk
+from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, Rotation, current_ops
 from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
 
@@ -66,6 +68,22 @@ class Model:
         """An empty KV cache for this model."""
         return KVCache(self.config)
 
+    def fitting_chunk(self, cache: KVCache, wanted: int, *, logits: bool = False) -> int:
+        """How many of `wanted` tokens to read next into `cache`: fewer than those where memory is near its limit.
+
+        `logits` says that they are wanted after every token.
+        """
+        return fitting_chunk(
+            # Weights count among what MLX holds.
+            Needs(self.config, 0, self.dtype.size),
+            this_device(),
+            wanted=wanted,
+            offset=cache.offset,
+            active_bytes=mx.get_active_memory(),
+            held_bytes=cache.nbytes,
+            logits=logits,
+        )
+
     def __call__(self, tokens: mx.array, cache: KVCache | None = None, *, last_only: bool = False) -> mx.array:
         """Logits, float32 `[batch, seq, vocab]`, or `[batch, 1, vocab]` of the last position with `last_only`.
 
@@ -85,6 +103,43 @@ class Model:
         Once that is evaluated, they have been read. Else like a call.
         """
         return self._read(tokens, cache, "nothing")
+
+    def read_together(self, tokens: mx.array, caches: Sequence[KVCache], *, most_probable: bool = False) -> mx.array:
+        """Reads one token of each of several sequences: logits float32 `[sequences, vocab]` after each.
+
+        With `most_probable`, the most probable tokens, uint32 `[sequences]`. `tokens` are integers `[sequences]`, each
+        at the next position of its own cache, wherever that is. Weights are read once for all of them; attention is
+        each sequence's own. Else like a call.
+        """
+        offsets = [cache.offset for cache in caches]
+        if (longest := max(offsets) + 1) > self.config.max_position_embeddings:
+            raise ContextOverflow(longest, self.config.max_position_embeddings)
+        before = [cache.snapshot() for cache in caches]
+        try:
+            places = [
+                Place(Position.at(offset), Position.at(offset + 1), self._rope.rotation(offset, 1))
+                for offset in offsets
+            ]
+            # To all but attention they are the tokens of one sequence.
+            turns = zip(*(place.rotation for place in places), strict=True)
+            rotation = Rotation(*(mx.concatenate(list(parts)) for parts in turns))
+            x = _embed(tokens[None], self.embedding, self.dtype)
+            for index, layer in enumerate(self.layers):
+                attention = layer.attention
+                q, rows = attention.queries(x, rotation)
+                attended = [
+                    attention.attend(q[:, :, n : n + 1], rows[:, :, n : n + 1], cache.layers[index], place)
+                    for n, (cache, place) in enumerate(zip(caches, places, strict=True))
+                ]
+                x = layer.experts(attention.finish(mx.concatenate(attended, axis=1), x))
+            ops = current_ops()
+            if most_probable:
+                return ops.norm_lm_head_argmax(x, self.norm, self.lm_head)[0]
+            return ops.norm_lm_head(x, self.norm, self.lm_head)[0]
+        except BaseException:
+            for cache, state in zip(caches, before, strict=True):
+                cache.restore(state)
+            raise
 
     def _read(self, tokens: mx.array, cache: KVCache | None, wanted: Wanted) -> mx.array:
         cache = self.make_cache() if cache is None else cache

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+from gptoss_mlx.context import OVERFLOWS, Overflow
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.generate import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.harmony.messages import ReasoningEffort, ToolDescription
+from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.sampling import Sampling
 
 Effort: TypeAlias = Literal["none", "low", "medium", "high"]
@@ -37,6 +38,7 @@ class OptionArguments(TypedDict, total=False):
     tools: Sequence[ToolLike]
     date: str | None
     prefill_chunk: int
+    overflow: Overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ class Options:
     date: str | None = None
     """`Current date` of the system message, YYYY-MM-DD; None leaves the line out."""
     prefill_chunk: int = PREFILL_CHUNK_TOKENS
-    """Prompt tokens read between two looks at a cancel request."""
+    """Prompt tokens read between two looks at a cancel request; fewer where memory is near its limit."""
+    overflow: Overflow = "error"
+    """What happens when the conversation does not fit the context: `error`, or `drop_oldest` turns, whole, of what the
+    model reads (`context`)."""
 
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
@@ -68,6 +73,8 @@ class Options:
             )
         if self.prefill_chunk < 1:
             raise UsageError(f"prefill_chunk is {self.prefill_chunk!r}; expected 1 or more")
+        if self.overflow not in OVERFLOWS:
+            raise UsageError(f"overflow is {self.overflow!r}; expected one of {', '.join(OVERFLOWS)}")
         if "" in self.stop:
             raise UsageError("stop holds an empty string; expected text that the answer could contain")
 

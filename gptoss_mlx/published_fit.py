@@ -5,12 +5,13 @@ from pathlib import Path
 
 from gptoss_mlx.config import PRESETS
 from gptoss_mlx.convert.destination import SPARE_BYTES
-from gptoss_mlx.convert.fit import Fit, gigabytes, make_fit
+from gptoss_mlx.convert.fit import Fit, make_fit
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.memory import gigabytes
 from gptoss_mlx.models import PUBLISHED, PUBLISHED_GB
 from gptoss_mlx.settings import models_folder
-from gptoss_mlx.weight_sizes import planned_sizes
+from gptoss_mlx.weight_sizes import planned_files, planned_sizes
 
 CONTEXT = 8192
 """Tokens that memory is reckoned with."""
@@ -32,7 +33,7 @@ def published_fit(model: str, device: Device | None = None) -> Fit:
         config,
         device,
         dense_bits=None,
-        weights_of=lambda bits: planned_sizes(config, bits).weight_bytes,
+        files_of=lambda bits: planned_files(config, bits),
         download_bytes=round(float(PUBLISHED_GB[model]) * 1e9),
         disk_needed_bytes=planned_sizes(config, None).weight_bytes + SPARE_BYTES,
         disk_free_bytes=shutil.disk_usage(there).free,
@@ -42,7 +43,7 @@ def published_fit(model: str, device: Device | None = None) -> Fit:
 
 def fit_line(fit: Fit) -> str:
     """The figures of memory and disk in one line, with advice where it does not fit."""
-    memory = "fits" if fit.memory_ok else "DOES NOT FIT"
+    memory = f"fits, and up to {fit.longest_context:,} tokens do" if fit.memory_ok else "DOES NOT FIT"
     disk = "fits" if fit.disk_ok else "DOES NOT FIT"
     limit = "that Metal recommends" if fit.on_gpu else "of this machine"
     advice = "".join(f"; {sentence}" for sentence in fit.advice)

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from gptoss_mlx.context import make_prompt
 from gptoss_mlx.engine import Ticket
 from gptoss_mlx.errors import Cancelled
 from gptoss_mlx.events import (
@@ -26,6 +27,7 @@ from gptoss_mlx.events import (
     Stats,
     TextDelta,
     ToolCall,
+    TurnsDropped,
 )
 from gptoss_mlx.generate import Generation, Step
 from gptoss_mlx.harmony import (
@@ -65,6 +67,13 @@ class Turn:
     context_limit: int
     call_number: int = 1
     """Number of the first tool call of this turn, so that ids are unique in the conversation."""
+    dropped: TurnsDropped | None = None
+    """The turns that were left out of `prompt`, if any were."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that are there before the model draws one."""
+        return len(self.prompt) + len(self.opening)
 
     @property
     def tool_names(self) -> frozenset[str]:
@@ -81,19 +90,22 @@ def prepare_turn(
     call_number: int = 1,
     said: Sequence[Message] = (),
 ) -> Turn:
-    """Renders `messages` for the next answer, which begins with what was `said` of it.
+    """Renders `messages` for the next answer, which begins with what was `said` of it; the oldest turns are left out if
+    they do not fit and `options` say so.
 
-    The last message of `said` goes on where it ends, unless the model had closed it. Raises HarmonyError for what
-    harmony cannot express.
+    The last message of `said` goes on where it ends, unless the model had closed it. The prompt may be too long for
+    the context length. Raises HarmonyError for what harmony cannot express.
     """
-    prompt = tuple(render_for_completion(messages, tokenizer))
     opening: tuple[int, ...] = ()
     if said:
         opening = tuple(_said_so_far(said, tokenizer))
     elif options.effort == "none":
         # With tools on offer the model keeps the choice between a call and an answer.
         opening = (*_empty_analysis(tokenizer), *(() if options.tools else _open_final(tokenizer)))
-    return Turn(tokenizer, prompt, opening, options, context_limit, call_number)
+    prompt = make_prompt(
+        messages, tokenizer, overflow=options.overflow, context_limit=context_limit, opening_tokens=len(opening)
+    )
+    return Turn(tokenizer, prompt.tokens, opening, options, context_limit, call_number, prompt.dropped)
 
 
 def run_turn(
@@ -127,14 +139,16 @@ def run_turn(
         context_limit=turn.context_limit,
         prefill_chunk=turn.options.prefill_chunk,
     )
-    listener = _Listener(turn)
+    listener = Listener(turn)
+    if turn.dropped is not None:
+        yield turn.dropped
     for token in turn.opening:
         yield from listener.hear(Step(token, None, forced=True))
     finish: FinishReason | None = None
     try:
         for done, total in generation.prefill(prompt, cancelled=ticket.cancelled):
             held.collect()
-            yield PromptProgress(done, total)
+            yield PromptProgress(done, total, held.cached_tokens, generation.prefill_seconds)
     except Cancelled:
         finish = "cancelled"
     first: float | None = None
@@ -146,12 +160,7 @@ def run_turn(
             first = time.perf_counter()
         held.heard(step.token, generation.length)
         yield from listener.hear(step)
-        finish = _finish_reason(turn, listener, generation, step, generated, ticket)
-        if finish is None and listener.should_answer_now(ticket.hurried()):
-            closing = _close_analysis(turn.tokenizer)
-            if generation.room > len(closing):
-                listener.reasoning_truncated = True
-                generation.force(closing)
+        finish = after_step(turn, listener, generation, step, generated, ticket)
     end = time.perf_counter()
     yield from listener.finish()
     stats = Stats(
@@ -184,8 +193,24 @@ def answers_start(prompt: list[int], tokenizer: Tokenizer) -> int:
     return next(answers, len(prompt) - len(answer)) + len(answer)
 
 
+def after_step(
+    turn: Turn, listener: "Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
+) -> FinishReason | None:
+    """Why the turn ends after this step, the last of `generated`; None when it goes on.
+
+    The reasoning is closed here when that is due.
+    """
+    finish = _finish_reason(turn, listener, generation, step, generated, ticket)
+    if finish is None and listener.should_answer_now(ticket.hurried()):
+        closing = _close_analysis(turn.tokenizer)
+        if generation.room > len(closing):
+            listener.reasoning_truncated = True
+            generation.force(closing)
+    return finish
+
+
 def _finish_reason(
-    turn: Turn, listener: "_Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
+    turn: Turn, listener: "Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
 ) -> FinishReason | None:
     """Why the turn ends after this step, or None when it goes on."""
     if step.token in turn.tokenizer.special.stop_ids and not step.forced:
@@ -229,7 +254,7 @@ def _close_analysis(tokenizer: Tokenizer) -> list[int]:
 
 
 @dataclass
-class _Listener:
+class Listener:
     """Turns tokens into events and keeps what the reply is made of."""
 
     turn: Turn

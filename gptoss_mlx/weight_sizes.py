@@ -11,7 +11,7 @@ from typing import Final
 
 from gptoss_mlx.checkpoint import Checkpoint
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.convert.plan import make_plan
+from gptoss_mlx.convert.plan import PlannedFile, make_plan
 from gptoss_mlx.layouts import OURS, make_recipes
 from gptoss_mlx.safetensors_file import ITEM_BYTES, TensorEntry
 from gptoss_mlx.tensor_source import TensorSource
@@ -36,6 +36,13 @@ def stored_sizes(checkpoint: Checkpoint) -> Sizes:
 
 def planned_sizes(config: ModelConfig, dense_bits: int | None) -> Sizes:
     """The sizes that a conversion of a published model of this shape has, to the byte; `dense_bits` as there."""
+    plan = planned_files(config, dense_bits)
+    tensors = {tensor.name: tensor.nbytes for file in plan for tensor in file.tensors}
+    return Sizes(sum(file.nbytes for file in plan), bytes_per_token(config, tensors))
+
+
+def planned_files(config: ModelConfig, dense_bits: int | None) -> tuple[PlannedFile, ...]:
+    """The files that a conversion of a published model of this shape writes; `dense_bits` as there."""
     recipes, quantised = make_recipes("gptoss", config, {})
     entries = {
         part.name: TensorEntry(
@@ -45,9 +52,7 @@ def planned_sizes(config: ModelConfig, dense_bits: int | None) -> Sizes:
         for part in recipe.parts
     }
     source = TensorSource(Checkpoint(Path(), config, "gptoss", entries, recipes, quantised, None))
-    plan = make_plan(source, config.num_hidden_layers, dense_bits)
-    tensors = {tensor.name: tensor.nbytes for file in plan for tensor in file.tensors}
-    return Sizes(sum(file.nbytes for file in plan), bytes_per_token(config, tensors))
+    return make_plan(source, config.num_hidden_layers, dense_bits)
 
 
 def bytes_per_token(config: ModelConfig, tensors: Mapping[str, int]) -> int:

@@ -7,7 +7,7 @@ taken as stored, and so are quantised dense weights. Does not own: names and sha
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final, cast
@@ -16,11 +16,13 @@ import mlx.core as mx
 
 from gptoss_mlx.attention import Attention
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
+from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughMemory, UsageError
 from gptoss_mlx.file_pages import LARGE_BYTES, read_ahead
 from gptoss_mlx.layouts import FLOAT_DTYPES, OURS, Recipe
+from gptoss_mlx.memory import Needs
 from gptoss_mlx.model import Model
 from gptoss_mlx.moe import Experts
 from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear
@@ -49,22 +51,53 @@ def choose_dtype(recipes: Mapping[str, Recipe], device: Device) -> mx.Dtype:
 
     A processor multiplies float32 faster than bfloat16, and the published weights lose nothing by it.
     """
-    roomy = loaded_bytes(recipes, mx.float32) <= FLOAT32_MEMORY_SHARE * device.memory_bytes
-    return mx.float32 if roomy and not device.gpu else mx.bfloat16
+    return _choose_dtype(loaded_bytes(recipes, mx.float32), device)
 
 
 def loaded_bytes(recipes: Mapping[str, Recipe], dtype: mx.Dtype) -> int:
     """Bytes that the tensors of `recipes` take in memory when the model computes in `dtype`, float32 without a GPU."""
+    return _held_bytes(_stored_tensors(recipes), dtype)
+
+
+def needs_of(checkpoint: Checkpoint, device: Device, *, dtype: mx.Dtype | None = None) -> Needs:
+    """What the checkpoint takes of the memory once it is loaded on `device`; of weights only headers were read."""
+    return tensor_needs(checkpoint.config, _stored_tensors(checkpoint.recipes), device, dtype=dtype)
+
+
+def tensor_needs(
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, str, int]],
+    device: Device,
+    *,
+    dtype: mx.Dtype | None = None,
+) -> Needs:
+    """The same of a model whose tensors are to have these names of ours, stored dtypes, and numbers of values."""
+    tensors = list(tensors)
+    dtype = dtype or _choose_dtype(_held_bytes(tensors, mx.float32), device)
+    return Needs(config, _held_bytes(tensors, dtype), dtype.size)
+
+
+def _choose_dtype(float32_bytes: int, device: Device) -> mx.Dtype:
+    roomy = float32_bytes <= FLOAT32_MEMORY_SHARE * device.memory_bytes
+    return mx.float32 if roomy and not device.gpu else mx.bfloat16
+
+
+def _stored_tensors(recipes: Mapping[str, Recipe]) -> list[tuple[str, str, int]]:
+    """Name, stored dtype and number of values of each tensor of ours."""
+    return [
+        # Bytes of blocks are held four to a word.
+        (name, "U32" if name.endswith(".blocks") else recipe.parts[0].dtypes[0], math.prod(recipe.shape))
+        for name, recipe in recipes.items()
+    ]
+
+
+def _held_bytes(tensors: Iterable[tuple[str, str, int]], dtype: mx.Dtype) -> int:
     total = 0
-    for name, recipe in recipes.items():
-        stored, values = recipe.parts[0].dtypes[0], math.prod(recipe.shape)
-        if stored not in FLOAT_DTYPES:
-            item = 4 if name.endswith(".blocks") else ITEM_BYTES[stored]
-        elif name == _EMBEDDING or (dtype == mx.float32 and 2 * values >= LARGE_BYTES):
-            item = ITEM_BYTES[stored]
-        else:
-            item = dtype.size
-        total += values * item
+    for name, stored, values in tensors:
+        as_stored = (
+            stored not in FLOAT_DTYPES or name == _EMBEDDING or (dtype == mx.float32 and 2 * values >= LARGE_BYTES)
+        )
+        total += values * (ITEM_BYTES[stored] if as_stored else dtype.size)
     return total
 
 

@@ -1,7 +1,7 @@
 """A model that says what the test wrote down: for behaviour that a trained model shows only now and then.
 
-`ScriptedModel` looks like `Model` to generation (config, make_cache, call, read, most_probable) and records what
-it was asked.
+`ScriptedModel` looks like `Model` to generation (config, make_cache, fitting_chunk, call, read, most_probable) and
+records what it was asked.
 """
 
 import time
@@ -79,6 +79,9 @@ class ScriptedModel:
         logits = mx.zeros((1, 1 if last_only else len(ids), self.vocab_size))
         logits[:, -1, chosen] = 100.0
         return logits
+
+    def fitting_chunk(self, cache: ScriptedCache, wanted: int, *, logits: bool = False) -> int:
+        return wanted
 
     def read(self, tokens: mx.array, cache: ScriptedCache) -> mx.array:
         return self(tokens, cache)

@@ -218,6 +218,14 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="instead: count what one decode step after --prompt-tokens asks of a GPU with Metal, and time how long "
         "Python takes to put it together; reads no weights, so MODEL may be 20b or 120b without having it",
     )
+    bench.add_argument(
+        "--batch", type=int, metavar="N", help="instead: decode N answers together, and one after the other"
+    )
+    bench.add_argument(
+        "--shape",
+        choices=("20b", "120b"),
+        help="with --batch: random weights of two decoder layers of this shape, in place of a model",
+    )
     bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
     bench.add_argument(
         "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompt (default: 512)"
@@ -302,4 +310,10 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
     turn.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
     turn.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before TEXT; may be repeated")
     turn.add_argument("--date", metavar="YYYY-MM-DD", help="the date that the model is told (default: today)")
-    turn.add_argument("--context", type=int, metavar="N", help="context length in tokens (default: the model's)")
+    turn.add_argument("--context", type=int, metavar="N", help="context length in tokens (default: what fits)")
+    turn.add_argument(
+        "--overflow",
+        choices=("error", "drop_oldest"),
+        help="when the context is full: an error (default), or do not read the oldest turns any more",
+    )
+    turn.add_argument("--force", action="store_true", help="go on even if memory seems too small")

@@ -19,7 +19,8 @@ _CODE_BLOCK = re.compile(
 def run(arguments: argparse.Namespace) -> int:
     """Answers; gives the exit code."""
     question = read_question(arguments.prompt)
-    with load_with_progress(arguments.model, arguments.context, turn_options(arguments)) as model:
+    options = turn_options(arguments)
+    with load_with_progress(arguments.model, arguments.context, options, force=arguments.force) as model:
         messages = [Message.user(question)]
         if arguments.system is not None:
             messages.insert(0, Message.developer(arguments.system))

@@ -1,5 +1,6 @@
 """`gptoss bench`: how fast a model runs here, and how much memory it takes; with --against, beside another engine.
 
+With --batch: several answers at once against one after the other, in one process.
 With --graph: what a decode step asks of a GPU, which needs neither the weights nor a GPU.
 """
 
@@ -13,12 +14,15 @@ from gptoss_mlx.bench.plan import Settings, make_plan
 from gptoss_mlx.bench.race import run_race
 from gptoss_mlx.bench.report import make_report
 from gptoss_mlx.bench.table import table_lines
+from gptoss_mlx.errors import UsageError
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures; prints the table, then one JSON line; gives the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
     if arguments.graph:
         return _run_graph(arguments)
+    if arguments.shape is not None and arguments.batch is None:
+        raise UsageError("--shape stands in for a model with --batch only")
     settings = Settings(
         prompt_tokens=arguments.prompt_tokens,
         decode_tokens=arguments.decode_tokens,
@@ -27,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
         warm_up=not arguments.no_warm_up,
         timeout_seconds=arguments.timeout,
     )
+    if arguments.batch is not None:
+        return _run_batch(arguments, settings)
     plan = make_plan(arguments.model, settings, peer=arguments.against, peer_model=arguments.peer_model)
     machine = describe_machine()
     outcome = run_race(plan, on_line=lambda line: print(line, file=sys.stderr, flush=True))
@@ -41,6 +47,28 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.interrupted:
         return 130
     return 0 if outcome.error is None else 1
+
+
+def _run_batch(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Prints the table, then one JSON line."""
+    if arguments.against is not None or arguments.peer_model is not None:
+        raise UsageError("--batch measures our own engine against itself; leave out --against and --peer-model")
+    from gptoss_mlx.bench.throughput import make_throughput_report, throughput_lines
+
+    report = make_throughput_report(
+        arguments.model,
+        shape=arguments.shape,
+        batch=arguments.batch,
+        settings=settings,
+        command=shlex.join(["gptoss", *arguments.words]),
+        machine=describe_machine(),
+    )
+    if not arguments.json:
+        for line in throughput_lines(report):
+            print(line)
+        print()
+    print(json.dumps(report), flush=True)
+    return 0
 
 
 def _run_graph(arguments: argparse.Namespace) -> int:

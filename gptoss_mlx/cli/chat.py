@@ -39,7 +39,7 @@ A line that ends in \\ goes on in the next. Ctrl-C stops an answer; what came is
 def run(arguments: argparse.Namespace) -> int:
     """Holds the conversation; gives the exit code."""
     options = turn_options(arguments)
-    with load_with_progress(arguments.model, arguments.context, options) as model:
+    with load_with_progress(arguments.model, arguments.context, options, force=arguments.force) as model:
         if arguments.resume is not None:
             chat = Chat.load(model, arguments.resume)
             chat.defaults = {**chat.defaults, **options}

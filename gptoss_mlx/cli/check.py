@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from gptoss_mlx.bench.machine import describe_machine, describe_versions
+from gptoss_mlx.checkpoint import open_checkpoint
 from gptoss_mlx.cli.terminal import ProgressBar
 from gptoss_mlx.config import PRESETS
 from gptoss_mlx.device import this_device
@@ -21,10 +22,10 @@ from gptoss_mlx.kernel_check.shapes import random_model
 from gptoss_mlx.kernel_check.store import read_verdicts, verdict_facts
 from gptoss_mlx.kernel_check.verdict import Verdict
 from gptoss_mlx.model import Model
-from gptoss_mlx.models import POCKET, PUBLISHED, find_model
+from gptoss_mlx.models import POCKET, PUBLISHED, FoundModel, find_model
 from gptoss_mlx.published_fit import fit_line, published_fit
 from gptoss_mlx.settings import KernelSetting, kernel_setting
-from gptoss_mlx.weights import load_model
+from gptoss_mlx.weights import load_model, needs_of
 
 FORMAT = 1
 """Raised when a field of the JSON line changes its meaning."""
@@ -42,10 +43,11 @@ def run_on(arguments: argparse.Namespace, bench: Bench) -> int:
     setting = kernel_setting()
     seconds = CHECK_SECONDS if arguments.seconds is None else arguments.seconds
     _check_options(arguments, seconds)
-    folder = None if arguments.shape else find_model(arguments.model or POCKET).folder
+    found = None if arguments.shape else find_model(arguments.model or POCKET)
+    folder = None if found is None else found.folder
     if not bench.device.metal:
         print(NO_KERNELS.format(what=_instead()))
-        _print_fits(bench)
+        _print_fits(bench, found if arguments.model else None)
         print()
         print(json.dumps(_report(arguments, bench, None, (), None)))
         return 0
@@ -76,15 +78,20 @@ def run_on(arguments: argparse.Namespace, bench: Bench) -> int:
         print(f"not now, though: GPTOSS_KERNELS is {setting.value}")
     if unkept is not None:
         print(f"warning: {unkept}", file=sys.stderr, flush=True)
-    _print_fits(bench)
+    _print_fits(bench, found if arguments.model else None)
     file = str(combination.file) if kept_in is not None and unkept is None else None
     print()
     print(json.dumps(_report(arguments, bench, model, verdicts, file)), flush=True)
     return 1 if any(verdict.faulty for verdict in verdicts) else 0
 
 
-def _print_fits(bench: Bench) -> None:
-    """Whether OpenAI's two models have room here."""
+def _print_fits(bench: Bench, found: FoundModel | None) -> None:
+    """How much room the model has here, if one was named, and whether OpenAI's two have."""
+    if found is not None:
+        needs = needs_of(open_checkpoint(found.folder), bench.device)
+        fitting = needs.longest_context(bench.device)
+        estimate = needs.estimate(bench.device, fitting or needs.config.max_position_embeddings)
+        print(f"{estimate.sentence(found.name)}: {'fits' if estimate.fits else 'DOES NOT FIT'}")
     for model in PUBLISHED:
         print(fit_line(published_fit(model, bench.device)))
 

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Final, Protocol
 
 from gptoss_mlx.convert.download_plan import DownloadPlan
-from gptoss_mlx.convert.fit import gigabytes
 from gptoss_mlx.convert.landing import DownloadProgress, State
+from gptoss_mlx.memory import gigabytes
 
 LINE_SECONDS: Final = 10.0
 """How often a line goes into a pipe."""

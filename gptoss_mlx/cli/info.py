@@ -3,12 +3,16 @@
 import argparse
 import json
 import platform
+from dataclasses import asdict
 from typing import Any
 
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.cli.terminal import shown_bytes, shown_count
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.device import this_device
+from gptoss_mlx.memory import MemoryEstimate
 from gptoss_mlx.models import find_model
+from gptoss_mlx.weights import needs_of
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -16,6 +20,9 @@ def run(arguments: argparse.Namespace) -> int:
     found = find_model(arguments.model)
     checkpoint = open_checkpoint(found.folder)
     config = checkpoint.config
+    needs, device = needs_of(checkpoint, this_device()), this_device()
+    fitting = needs.longest_context(device)
+    estimate = needs.estimate(device, fitting or config.max_position_embeddings)
     files = {entry.file for entry in checkpoint.entries.values()}
     facts: dict[str, Any] = {
         "name": found.name,
@@ -39,17 +46,19 @@ def run(arguments: argparse.Namespace) -> int:
         "weight_bytes_expected": config.weight_bytes,
         "kv_bytes_per_token": config.kv_bytes_per_token(),
         "kv_window_bytes": config.kv_window_bytes(),
+        "context_that_fits": fitting,
+        "memory": {**asdict(estimate), "needed_bytes": estimate.needed_bytes},
         "kernels": _kernels(checkpoint),
     }
     if arguments.json:
         print(json.dumps(facts))
         return 0
-    for label, text in _rows(config, facts):
+    for label, text in _rows(config, facts, estimate):
         print(f"{label:<12}{text}")
     return 0
 
 
-def _rows(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(config: ModelConfig, facts: dict[str, Any], estimate: MemoryEstimate) -> list[tuple[str, str]]:
     sliding = config.layer_types.count("sliding_attention")
     full = config.num_hidden_layers - sliding
     context = config.max_position_embeddings
@@ -73,6 +82,7 @@ def _rows(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{context:,} tokens; KV cache {shown_bytes(config.kv_bytes_per_token())} a token, "
             f"{shown_bytes(cache)} when full",
         ),
+        ("memory", _memory(facts["context_that_fits"], estimate)),
         (
             "weights",
             f"{shown_bytes(facts['weight_bytes_on_disk'])} on disk in {facts['weight_files']} file(s), "
@@ -80,6 +90,14 @@ def _rows(config: ModelConfig, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         *([] if facts["kernels"] is None else [("kernels", kernels_line(facts["kernels"]))]),
     ]
+
+
+def _memory(fitting: int, estimate: MemoryEstimate) -> str:
+    """What a run takes with the longest context that fits, reckoned."""
+    sentence = estimate.sentence("it")
+    if not estimate.fits:
+        return f"DOES NOT FIT: {sentence}"
+    return f"{fitting:,} tokens of context fit here: {sentence}"
 
 
 def _dense(bits: list[int]) -> str:

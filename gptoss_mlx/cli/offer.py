@@ -2,9 +2,9 @@
 
 import sys
 
-from gptoss_mlx.convert.fit import gigabytes
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ModelNotFound
+from gptoss_mlx.memory import gigabytes
 from gptoss_mlx.models import PUBLISHED, PUBLISHED_GB, FoundModel, find_model
 from gptoss_mlx.published_fit import published_fit
 

@@ -10,9 +10,9 @@ from gptoss_mlx.cli.download_display import display_for, plan_facts
 from gptoss_mlx.convert.download import destination, download, find_there
 from gptoss_mlx.convert.download_plan import plan_download
 from gptoss_mlx.convert.fetch import FetchOptions, Stopped
-from gptoss_mlx.convert.fit import gigabytes
 from gptoss_mlx.convert.hub import split_name
 from gptoss_mlx.errors import GptOssError, UsageError
+from gptoss_mlx.memory import gigabytes
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 

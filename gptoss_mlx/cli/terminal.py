@@ -9,7 +9,17 @@ from typing import IO, TYPE_CHECKING, Self
 
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.cli.offer import find_or_offer
-from gptoss_mlx.events import ChannelStart, Done, Event, ParseWarning, PromptProgress, Reply, TextDelta, ToolCall
+from gptoss_mlx.events import (
+    ChannelStart,
+    Done,
+    Event,
+    ParseWarning,
+    PromptProgress,
+    Reply,
+    TextDelta,
+    ToolCall,
+    TurnsDropped,
+)
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
 from gptoss_mlx.options import OptionArguments
 
@@ -28,6 +38,7 @@ _TURN_OPTIONS = (
     "seed",
     "stop",
     "date",
+    "overflow",
 )
 PATIENCE_SECONDS = 1.0
 """Work shorter than this shows no progress bar."""
@@ -101,7 +112,7 @@ class ProgressBar:
         self.close()
 
 
-def load_with_progress(model: str, context: int | None, defaults: OptionArguments) -> GptOss:
+def load_with_progress(model: str, context: int | None, defaults: OptionArguments, *, force: bool = False) -> GptOss:
     """The model, with a bar while its weights are read, and one while its kernels are checked for the first time.
 
     The pocket model thinks with high effort unless told otherwise: it is quick, and right far more often.
@@ -109,7 +120,14 @@ def load_with_progress(model: str, context: int | None, defaults: OptionArgument
     if find_or_offer(model).is_pocket:
         defaults.setdefault("effort", "high")
     with ProgressBar("Loading weights", unit_bytes=True) as reading, ProgressBar("Checking kernels") as checking:
-        return GptOss(model, context=context, progress=reading.update, checking=checking.update, defaults=defaults)
+        return GptOss(
+            model,
+            context=context,
+            force=force,
+            progress=reading.update,
+            checking=checking.update,
+            defaults=defaults,
+        )
 
 
 def shown_count(number: int) -> str:
@@ -161,6 +179,9 @@ class TurnPrinter:
     def show(self, event: Event) -> None:
         """Shows one event."""
         match event:
+            case TurnsDropped(turns, tokens):
+                shown = f"[the context is full: the oldest {turns} turn(s), {tokens:,} tokens, are not read any more]"
+                print(self._style.dim(shown), file=self._aside, flush=True)
             case PromptProgress(done, total):
                 self._progress.update(done, total)
             case ChannelStart(channel, recipient):

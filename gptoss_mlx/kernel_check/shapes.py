@@ -1,4 +1,4 @@
-"""A model of a published shape with random weights and one decoder layer: for trials on a machine without the model."""
+"""A model of a published shape with few decoder layers of random weights: for trials on a machine without the model."""
 
 from dataclasses import replace
 from typing import Final
@@ -20,19 +20,29 @@ GROUP_SIZE: Final = 64
 """Of quantised dense weights, as conversion makes them."""
 
 
-def random_model(config: ModelConfig, dtype: mx.Dtype, *, dense_bits: int | None = None, seed: int = 0) -> Model:
-    """One decoder layer, a norm and a shortened lm_head of `config`'s shape, with values spread like trained ones.
+def random_model(
+    config: ModelConfig, dtype: mx.Dtype, *, layers: int = 1, dense_bits: int | None = None, seed: int = 0
+) -> Model:
+    """The first `layers`, a norm and a shortened lm_head of `config`'s shape, with values spread like trained ones.
 
     Dense weights have `dtype`, or `dense_bits` bits as a conversion leaves them (the router is never quantised). About
-    670 MB for 20b. It is for its operations only: the embedding is lm_head once more.
+    670 MB for 20b with one layer, 480 MB more with each further one. It is for its operations only: the embedding is
+    lm_head once more.
     """
     config = replace(
         config,
-        num_hidden_layers=1,
-        layer_types=config.layer_types[:1],
+        num_hidden_layers=layers,
+        layer_types=config.layer_types[:layers],
         vocab_size=min(config.vocab_size, VOCABULARY),
     )
     weights = _RandomWeights(dtype, dense_bits, seed)
+    stack = [_random_layer(config, weights) for _ in range(layers)]
+    lm_head = weights.projection(config.vocab_size, config.hidden_size, bias=False)
+    norm = weights.norm(config.hidden_size, config.rms_norm_eps)
+    return Model(config, embedding=lm_head, layers=stack, norm=norm, lm_head=lm_head, dtype=dtype)
+
+
+def _random_layer(config: ModelConfig, weights: "_RandomWeights") -> DecoderLayer:
     hidden, inner, experts = config.hidden_size, config.intermediate_size, config.num_experts
     heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
     rows = (heads.query + 2 * heads.kv) * heads.dim
@@ -43,7 +53,7 @@ def random_model(config: ModelConfig, dtype: mx.Dtype, *, dense_bits: int | None
         sinks=weights.normal(heads.query),
         heads=heads,
     )
-    layer = DecoderLayer(
+    return DecoderLayer(
         attention,
         Experts(
             norm=weights.norm(hidden, config.rms_norm_eps),
@@ -55,9 +65,6 @@ def random_model(config: ModelConfig, dtype: mx.Dtype, *, dense_bits: int | None
             swiglu_alpha=config.swiglu_alpha,
         ),
     )
-    lm_head = weights.projection(config.vocab_size, hidden, bias=False)
-    norm = weights.norm(hidden, config.rms_norm_eps)
-    return Model(config, embedding=lm_head, layers=[layer], norm=norm, lm_head=lm_head, dtype=dtype)
 
 
 class _RandomWeights:

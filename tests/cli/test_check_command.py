@@ -1,6 +1,7 @@
 """`gptoss check`: on a machine without Metal as a person runs it, with Metal on a simulated device."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def test_without_metal_one_sentence_says_what_runs_instead():
     done = gptoss("check")
     assert (done.returncode, done.stderr) == (0, "")
     sentence, small, large, empty, last = done.stdout.splitlines()
-    assert small.startswith("20b: 15.6 GB of memory with 8,192 tokens of context, of the ")
-    assert large.startswith("120b: 67.2 GB of memory")
+    # How much depends on the machine: on whether it has room for float32, and on its cores.
+    assert re.match(r"20b: 1[4-7]\.\d GB of memory with 8,192 tokens of context, of the ", small)
+    assert re.match(r"120b: 6[5-9]\.\d GB of memory", large)
     assert sentence.startswith("there are no kernels to check here: MLX has no Metal device on this machine")
     assert "numpy" in sentence
     assert empty == ""

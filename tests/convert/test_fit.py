@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from gptoss_mlx.convert.fit import HEADROOM_BYTES
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughDisk, NotEnoughMemory
 from gptoss_mlx.published_fit import fit_line, published_fit
 
 
 def machine(memory_gb: float, working_set_gb: float | None) -> Device:
-    working_set = None if working_set_gb is None else int(working_set_gb * 1e9)
-    return replace(this_device(), memory_bytes=int(memory_gb * 1e9), working_set_bytes=working_set)
+    mac = working_set_gb is not None
+    working_set = int(working_set_gb * 1e9) if working_set_gb is not None else None
+    return replace(this_device(), memory_bytes=int(memory_gb * 1e9), working_set_bytes=working_set, gpu=mac, metal=mac)
 
 
 def test_20b_fits_a_24_gb_mac_and_not_one_of_16() -> None:
@@ -26,9 +26,9 @@ def test_20b_fits_a_24_gb_mac_and_not_one_of_16() -> None:
 @pytest.mark.parametrize(
     ("working_set_gb", "advice"),
     [
-        (15.5, "a context of 4,096 tokens fits: --context 4096; --dense-bits 8 takes 13.9 GB, which fits"),
+        (15.5, "a context of 6,144 tokens fits: --context 6144; --dense-bits 8 takes 13.8 GB, which fits"),
         (13.5, "--dense-bits 6 takes 13.4 GB, which fits"),
-        (11.5, "even --dense-bits 4 takes 13.0 GB"),
+        (11.5, "even --dense-bits 4 takes 12.9 GB"),
     ],
 )
 def test_the_advice_names_the_most_that_fits(working_set_gb: float, advice: str) -> None:
@@ -47,7 +47,7 @@ def test_the_table_has_every_figure() -> None:
     table = "\n".join(fit.lines())
     for label in ("download", "result", "disk", "memory", "weights", "KV cache"):
         assert label in table
-    assert fit.memory_needed_bytes == fit.weights_bytes + fit.kv_bytes + HEADROOM_BYTES
+    assert fit.memory_needed_bytes == fit.weights_bytes + fit.kv_bytes + fit.rest_bytes
     with pytest.raises(NotEnoughDisk, match=r"20b takes .* GB more of the disk and 1.0 GB are free: free"):
         replace(fit, disk_free_bytes=10**9).check()
     assert "DOES NOT FIT" in "\n".join(replace(fit, disk_free_bytes=10**9).lines())
