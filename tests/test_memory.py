@@ -21,6 +21,7 @@ from gptoss_mlx.memory import (
     LEAST_CHUNK_TOKENS,
     LEAST_CONTEXT_TOKENS,
     PREFILL_CHUNK_TOKENS,
+    PROCESS_BYTES,
     Needs,
     activation_bytes,
     cache_limit,
@@ -204,7 +205,7 @@ def near_the_limit(model: Model, monkeypatch: pytest.MonkeyPatch, *, fitting: in
     """Makes the machine so small that a chunk of `fitting` tokens at the beginning just fits."""
     device = this_device()
     room = activation_bytes(model.config, device, 4, fitting, fitting) + kv_bytes(model.config, fitting, 4)
-    limit = mx.get_active_memory() + room + (256 << 20) + (64 << 10)
+    limit = mx.get_active_memory() + room + PROCESS_BYTES + (64 << 10)
     monkeypatch.setattr(
         model_module, "this_device", lambda: replace(device, memory_bytes=limit, working_set_bytes=None)
     )
