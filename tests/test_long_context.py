@@ -26,7 +26,7 @@ def test_the_whole_context_is_read_can_be_stopped_and_taken_up_and_answered(tmp_
         num_hidden_layers=2,
         hidden_size=32,
         intermediate_size=32,
-        num_attention_heads=2,
+        num_attention_heads=1,
         num_key_value_heads=1,
         num_local_experts=4,
     )
