@@ -28,7 +28,7 @@ from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
-from gptoss_mlx.harmony import Message, render_for_completion, render_text
+from gptoss_mlx.harmony import Message, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
 from gptoss_mlx.kv_pool import KVPool, default_limit_bytes
@@ -38,7 +38,7 @@ from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
-from gptoss_mlx.turn import prepare_turn, run_turn
+from gptoss_mlx.turn import Turn, prepare_turn, run_turn
 from gptoss_mlx.weights import needs_of
 
 T = TypeVar("T")
@@ -164,11 +164,7 @@ class GptOss:
         Raises ContextOverflow before anything is queued when the conversation does not fit.
         """
         chosen = self._options(options)
-        turn = prepare_turn(
-            read_conversation(messages, chosen), self.tokenizer, chosen, context_limit=self.context_limit
-        )
-        if turn.prompt_tokens >= self.context_limit:
-            raise ContextOverflow(turn.prompt_tokens, self.context_limit)
+        turn = self._fitting(messages, chosen)
 
         def work(model: Model, ticket: Ticket) -> Iterator[Event]:
             return run_turn(model, ticket, turn, pool=self.kv_pool)
@@ -230,11 +226,7 @@ class GptOss:
             sampling = chosen.sampling
             if sampling.seed is not None:
                 sampling = replace(sampling, seed=(sampling.seed + number) % 2**64)
-            own = replace(chosen, sampling=sampling)
-            turn = prepare_turn(read_conversation(prompt, own), self.tokenizer, own, context_limit=self.context_limit)
-            if turn.prompt_tokens >= self.context_limit:
-                raise ContextOverflow(turn.prompt_tokens, self.context_limit)
-            turns.append(turn)
+            turns.append(self._fitting(prompt, replace(chosen, sampling=sampling)))
 
         def work(model: Model, ticket: Ticket) -> Iterator[tuple[int, Reply]]:
             return run_batch(model, ticket, turns, at_once=at_once)
@@ -266,7 +258,7 @@ class GptOss:
 
     def prompt_tokens(self, messages: Prompt, **options: Unpack[OptionArguments]) -> list[int]:
         """Token ids of the conversation as the model would read it, up to the start of its answer."""
-        return render_for_completion(read_conversation(messages, self._options(options)), self.tokenizer)
+        return list(self._prepare(messages, self._options(options)).prompt)
 
     def render(self, messages: Prompt, **options: Unpack[OptionArguments]) -> str:
         """The harmony text that the model would read, special tokens by name.
@@ -355,6 +347,18 @@ class GptOss:
                 progress(done, total)
 
         return report
+
+    def _prepare(self, messages: Prompt, options: Options) -> Turn:
+        """The turn that would answer `messages`."""
+        conversation = read_conversation(messages, options)
+        return prepare_turn(conversation, self.tokenizer, options, context_limit=self.context_limit)
+
+    def _fitting(self, messages: Prompt, options: Options) -> Turn:
+        """The same. Raises ContextOverflow when no token could follow."""
+        turn = self._prepare(messages, options)
+        if turn.prompt_tokens >= self.context_limit:
+            raise ContextOverflow(turn.prompt_tokens, self.context_limit)
+        return turn
 
     def _options(self, arguments: OptionArguments) -> Options:
         merged: OptionArguments = {**self.defaults, **arguments}

@@ -145,6 +145,28 @@ def test_prefill_can_be_cancelled_between_two_chunks(model: Model):
     assert seen == [0, 10, 20, 30]
 
 
+@pytest.mark.parametrize("chunk", [10, 64])
+def test_a_cancelled_prefill_is_taken_up_where_it_stopped(model: Model, chunk: int):
+    expected = [step.token for step in steps(start(model, PROMPT), 8)]
+    cache = model.make_cache()
+    asked: list[int] = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    stopped = Generation(model, cache, GREEDY, context_limit=4096, prefill_chunk=chunk)
+    with pytest.raises(Cancelled, match=f"stopped after {2 * chunk} of 150"):
+        list(stopped.prefill(PROMPT, cancelled=cancelled))
+    assert {layer.offset for layer in cache.layers} == {2 * chunk}
+    again = Generation(model, cache, GREEDY, context_limit=4096, prefill_chunk=chunk)
+    assert next(iter(again.prefill(PROMPT))) == (2 * chunk, 150)
+    again = Generation(model, cache, GREEDY, context_limit=4096, prefill_chunk=chunk)
+    for _ in again.prefill(PROMPT):
+        pass
+    assert [step.token for step in steps(again, 8)] == expected
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"), [([], "no tokens"), ([1, 64], "64 is outside"), ([-1], "-1 is outside")]
 )

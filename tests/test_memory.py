@@ -21,6 +21,7 @@ from gptoss_mlx.memory import (
     LEAST_CHUNK_TOKENS,
     LEAST_CONTEXT_TOKENS,
     PREFILL_CHUNK_TOKENS,
+    PROCESS_BYTES,
     Needs,
     activation_bytes,
     cache_limit,
@@ -81,7 +82,7 @@ no_gpu = pytest.mark.skipif(this_device().gpu, reason="the figures are a process
 
 
 @no_gpu
-@pytest.mark.parametrize(("chunk", "before"), [(128, 0), (512, 0), (512, 3000)])
+@pytest.mark.parametrize(("chunk", "before"), [(128, 0), (512, 0), (256, 1500)])
 def test_activations_of_the_pocket_model_are_what_mlx_holds(chunk: int, before: int) -> None:
     assert_reckoned(load_model(POCKET_FOLDER), chunk, before)
 
@@ -204,7 +205,7 @@ def near_the_limit(model: Model, monkeypatch: pytest.MonkeyPatch, *, fitting: in
     """Makes the machine so small that a chunk of `fitting` tokens at the beginning just fits."""
     device = this_device()
     room = activation_bytes(model.config, device, 4, fitting, fitting) + kv_bytes(model.config, fitting, 4)
-    limit = mx.get_active_memory() + room + (256 << 20) + (64 << 10)
+    limit = mx.get_active_memory() + room + PROCESS_BYTES + (64 << 10)
     monkeypatch.setattr(
         model_module, "this_device", lambda: replace(device, memory_bytes=limit, working_set_bytes=None)
     )

@@ -99,7 +99,7 @@ def allocations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shortage]:
             yield shortage
 
 
-EVERY = [pytest.param(1, marks=pytest.mark.slow, id="every"), pytest.param(7, id="each seventh")]
+EVERY = [pytest.param(1, marks=pytest.mark.slow, id="every"), pytest.param(13, id="some")]
 """Which of the places where there may be no memory are tried."""
 
 
@@ -136,7 +136,11 @@ def test_any_allocation_of_a_turn_can_fail_and_the_chat_goes_on(monkeypatch: pyt
         chat.send("Hello", **options)
         before = chat.messages
         with allocations(monkeypatch) as shortage:
-            expected = chat.stream("What is 17 plus 25?", **options).reply
+            # The first turn makes what later ones find there.
+            chat.send("What is 17 plus 25?", **options)
+            chat.undo()
+            shortage.calls = 0
+            expected = chat.send("What is 17 plus 25?", **options)
             places = shortage.calls
             chat.undo()
             assert places > 100

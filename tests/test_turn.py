@@ -224,6 +224,20 @@ def test_cancelling_while_the_prompt_is_read_takes_effect_within_a_chunk(pocket_
     assert chat.regenerate().text == "The sum is 4."
 
 
+def test_progress_says_how_long_reading_will_take(pocket_tokenizer: Tokenizer):
+    events = slow_chat(pocket_tokenizer, ANSWER).stream("word " * 100, prefill_chunk=30).events()
+    seen = [event for event in events if isinstance(event, PromptProgress)]
+    assert seen[0].eta_seconds is None
+    assert [event.cached for event in seen] == [0] * len(seen)
+    assert seen[-1].eta_seconds == 0.0
+    for event in seen[1:-1]:
+        assert event.eta_seconds == pytest.approx(event.seconds * (event.total - event.done) / event.done)
+    assert [event.seconds for event in seen] == sorted(event.seconds for event in seen)
+    assert seen[-1].seconds >= 0.02 * (len(seen) - 1)
+    # What the cache had counts neither as read nor as left to read.
+    assert PromptProgress(60, 100, cached=50, seconds=2.0).eta_seconds == pytest.approx(8.0)
+
+
 def test_a_crash_of_the_engine_is_an_error_and_the_chat_goes_on(pocket_tokenizer: Tokenizer):
     model = scripted_model(pocket_tokenizer, THOUGHT, ANSWER.removeprefix("<|start|>assistant"))
     model.fail_at = 4

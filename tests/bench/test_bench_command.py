@@ -149,3 +149,45 @@ def test_no_worker_outlives_a_parent_that_was_killed(running: Running):
     running.wait_for_a_run_after_the_first()
     running.process.kill()
     running.wait_for_workers(0)
+
+
+@pytest.mark.parametrize("model", [("pocket",), ("--shape", "20b")], ids=" ".join)
+def test_a_batch_is_measured_against_one_after_the_other(
+    model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from dataclasses import replace
+
+    from gptoss_mlx.bench import throughput
+    from gptoss_mlx.cli import main
+
+    # The shape itself takes a gigabyte and minutes.
+    small = replace(throughput.PRESETS["20b"], hidden_size=64, intermediate_size=32, vocab_size=100)
+    monkeypatch.setattr(throughput, "PRESETS", {"20b": small})
+    assert main(["bench", *model, "--batch", "3", "--runs", "2", *SMALL]) == 0
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    assert (report["batch"], report["prompt_tokens"], report["decode_tokens"], len(report["runs"])) == (3, 40, 6, 2)
+    assert report["same_tokens"]
+    for run in report["runs"]:
+        assert 0 < run["together_tps"] < run["together_decode_tps"]
+        assert 0 < run["in_turn_tps"] < run["in_turn_decode_tps"]
+    for word in ("together", "decode, all (tok/s)", "3 prompts of 40 tokens", "the same tokens"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("pocket", "--batch", "1"), "--batch is 1; expected 2 or more"),
+        (("--shape", "20b"), "--shape stands in for a model with --batch only"),
+        (("pocket", "--batch", "2", "--against", "mlx-lm"), "leave out --against"),
+        (("pocket", "--batch", "2", "--prompt-tokens", "131072"), "expected at most 131072"),
+    ],
+)
+def test_a_batch_that_cannot_be_measured_is_refused(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+):
+    from gptoss_mlx.cli import main
+
+    assert main(["bench", *words]) != 0
+    assert message in capsys.readouterr().err

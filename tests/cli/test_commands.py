@@ -84,7 +84,29 @@ def test_info_describes_the_pocket_model():
     facts = json.loads(gptoss("info", "--json").stdout)
     assert facts["experts_per_token"] == 4
     assert facts["weight_bytes_on_disk"] >= facts["weight_bytes_expected"]
-    assert "MXFP4" in gptoss("info", "pocket").stdout
+    assert 0 < facts["context_that_fits"] == facts["memory"]["context"] <= facts["context"]
+    assert facts["memory"]["needed_bytes"] <= facts["memory"]["limit_bytes"]
+    table = gptoss("info", "pocket").stdout
+    assert "MXFP4" in table
+    assert f"{facts['context_that_fits']:,} tokens of context fit here: it takes " in table
+
+
+def test_check_says_what_the_named_model_takes():
+    done = gptoss("check", "pocket")
+    assert re.search(r"^pocket takes [\d.]+ [GM]B of memory with [\d,]+ tokens of context .*: fits$", done.stdout, re.M)
+
+
+def test_a_full_context_is_an_error_or_leaves_the_oldest_turns_out_and_says_so():
+    lines = ("Hello there, how are you? " * 6 + "\n") * 3
+    words = ("chat", "--plain", "--context", "200", "--max-tokens", "20", *GREEDY, "-e", "low")
+    done = gptoss(*words, stdin=lines)
+    assert done.returncode == 1
+    assert "the context length is 200" in done.stderr
+    done = gptoss(*words, "--overflow", "drop_oldest", stdin=lines)
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"\[the context is full: the oldest \d turn\(s\), \d+ tokens, are not read any more\]", done.stdout
+    )
 
 
 def test_evaluate_prints_a_table_and_ends_with_json():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gptoss_mlx.batch import step_together
 from gptoss_mlx.cache import RECENT_TOKENS
 from gptoss_mlx.generate import Generation
 from gptoss_mlx.model import Model
@@ -87,3 +88,21 @@ def test_so_it_does_when_its_recent_rows_have_gone_into_the_body(model: Model):
     with simulated(checks=False):
         tokens = generate(model, KernelOps(), prompt, chunk=512, decoded=decoded)
     assert tokens == generate(model, ReferenceOps(), prompt, chunk=512, decoded=decoded)
+
+
+def test_so_do_several_answers_together(model: Model):
+    prompts = [prompt_of(9), prompt_of(140), prompt_of(23)]
+    with use_ops(ReferenceOps()):
+        generations = [
+            Generation(model, model.make_cache(), Sampling(temperature=0), context_limit=4096) for _ in prompts
+        ]
+        for generation, prompt in zip(generations, prompts, strict=True):
+            for _ in generation.prefill(prompt):
+                pass
+    with simulated() as simulator, use_ops(KernelOps()):
+        tokens = [[step.token for step in step_together(model, generations)] for _ in range(3)]
+    alone = [generate(model, ReferenceOps(), prompt, chunk=512, decoded=3) for prompt in prompts]
+    assert [list(column) for column in zip(*tokens, strict=True)] == alone
+    # Attention is each answer's own; projections of several tokens are MLX's.
+    of_several = {"pick_experts", "route_pairs", "grouped_gate_up", "grouped_down", "combine_experts"}
+    assert {launch.kernel for launch in simulator.launches} == of_several | {"ring_attention", "full_attention"}
