@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         ToolResult,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.kv_store import KVSaved, KVStore, StoredKV
     from gptoss_mlx.models import ListedModel, list_models
     from gptoss_mlx.stream import Stream
 
@@ -83,6 +84,7 @@ _HOMES = {
         "ToolResult",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.kv_store": ("KVSaved", "KVStore", "StoredKV"),
     "gptoss_mlx.models": ("ListedModel", "list_models"),
     "gptoss_mlx.stream": ("Stream",),
 }
@@ -108,6 +110,8 @@ __all__ = [
     "GptOss",
     "GptOssError",
     "HarmonyError",
+    "KVSaved",
+    "KVStore",
     "ListedModel",
     "Message",
     "ModelNotFound",
@@ -117,6 +121,7 @@ __all__ = [
     "PromptProgress",
     "Reply",
     "Stats",
+    "StoredKV",
     "Stream",
     "TextDelta",
     "TokenizerError",

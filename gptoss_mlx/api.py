@@ -7,13 +7,16 @@ with load("pocket") as model:
 """
 
 import asyncio
+import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Final, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +32,23 @@ from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
+from gptoss_mlx.kv_file import read_kv_file, write_kv_file
 from gptoss_mlx.kv_pool import KVPool, default_limit_bytes
+from gptoss_mlx.kv_record import KVRecord, UnusableKV, record, restore
+from gptoss_mlx.kv_store import KVSaved
 from gptoss_mlx.model import Model
+from gptoss_mlx.model_identity import model_identity
 from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.turn import prepare_turn, run_turn
+
+LOG: Final = logging.getLogger("gptoss_mlx.kv")
+"""Says why what was kept of a conversation is not used."""
+
+END_OF_PROMPT: Final = -1
+"""Stands for the token that a prompt has behind what a cache may hold of it."""
 
 
 def load(
@@ -181,6 +194,51 @@ class GptOss:
         merged.setdefault("date", today())
         return Chat(self, system=system, developer=developer, defaults=merged)
 
+    # What was read of a conversation, for another day
+
+    def save_kv(self, chat: Chat, path: Path, *, bits: int | None = None) -> KVSaved:
+        """Writes what was read of `chat` to `path`, so that it can be resumed without reading it again.
+
+        `bits=8` halves the file: keys and values of the full layers lose precision then. `KVStore` keeps such files in
+        a folder. Raises UsageError for other bits, NotEnoughDisk or GptOssError when the file cannot be written.
+        """
+        begin = time.perf_counter()
+        prompt = render_for_completion(chat.messages, self.tokenizer)
+
+        def work(model: Model, ticket: Ticket) -> tuple[KVRecord | None, float]:
+            start = time.perf_counter()
+            found = self.kv_pool.best(prompt)
+            kept = None if found is None else record(*found, self._identity, bits)
+            return kept, time.perf_counter() - start
+
+        kept, engine_seconds = self.engine.call(work)
+        size = 0 if kept is None else write_kv_file(path, kept)
+        tokens = 0 if kept is None else kept.tokens
+        return KVSaved(path, tokens, size, time.perf_counter() - begin, engine_seconds)
+
+    def load_kv(self, path: Path) -> int:
+        """Takes over what `save_kv` wrote: how many tokens of its conversation need not be read again.
+
+        0 for a file that is damaged, of another model or precision, or too large for `kv_limit_bytes`: the conversation
+        is read anew then, and the logger `gptoss_mlx.kv` says why.
+        """
+        try:
+            kept = read_kv_file(path)
+            if kept.nbytes > self.kv_pool.limit_bytes:
+                raise UnusableKV("it is larger than kv_limit_bytes")
+
+            def work(model: Model, ticket: Ticket) -> None:
+                held = restore(kept, self._identity, self.config, model.dtype)
+                known = self.kv_pool.best([*held.tokens, END_OF_PROMPT])
+                if known is None or known[1] < kept.tokens:
+                    self.kv_pool.add(held)
+
+            self.engine.call(work)
+        except UnusableKV as reason:
+            LOG.info("%s is not used: %s", path, reason)
+            return 0
+        return kept.tokens
+
     # A look inside
 
     def count_tokens(self, messages: Prompt, **options: Unpack[OptionArguments]) -> int:
@@ -273,6 +331,11 @@ class GptOss:
                 progress(done, total)
 
         return report
+
+    @cached_property
+    def _identity(self) -> str:
+        """Which model this is, for files that belong to it."""
+        return model_identity(self.folder)
 
     def _options(self, arguments: OptionArguments) -> Options:
         merged: OptionArguments = {**self.defaults, **arguments}

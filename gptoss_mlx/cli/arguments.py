@@ -213,6 +213,19 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="instead: count what one decode step after --prompt-tokens asks of a GPU with Metal, and time how long "
         "Python takes to put it together; reads no weights, so MODEL may be 20b or 120b without having it",
     )
+    bench.add_argument(
+        "--turns",
+        action="store_true",
+        help="instead: play a conversation of ten turns with tool calls, and measure how much of each prompt is read "
+        "again and how long its first token takes",
+    )
+    bench.add_argument(
+        "--conversation-tokens",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="with --turns: length of the last prompt (default: 8000)",
+    )
     bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
     bench.add_argument(
         "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompt (default: 512)"
@@ -220,7 +233,7 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     bench.add_argument(
         "--decode-tokens", type=int, default=128, metavar="N", help="tokens decoded, the first included (default: 128)"
     )
-    bench.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each engine (default: 3)")
+    bench.add_argument("--runs", type=int, metavar="N", help="runs of each engine (default: 3; with --turns: 1)")
     bench.add_argument("--seed", type=int, default=0, help="which random prompt is read (default: 0)")
     bench.add_argument("--no-warm-up", action="store_true", help="measure the first request after loading")
     bench.add_argument(
