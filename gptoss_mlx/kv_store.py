@@ -8,6 +8,7 @@ Owns: the folder, its limit, who goes. Does not own: a file's content (`kv_file`
 """
 
 import contextlib
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class KeepsKV(Protocol[ChatT]):
     def load_kv(self, path: Path) -> int:
         """Takes over what lies in `path`; gives its tokens, 0 where it is of no use."""
         ...
+
+
+def key_of_file(path: str | os.PathLike[str]) -> str:
+    """The key of a conversation that is saved in a file of its own."""
+    return "file-" + hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:32]
 
 
 class KVStore:

@@ -13,7 +13,7 @@ from typing import Any
 from gptoss_mlx.bench.conversation import ScriptedRequest
 from gptoss_mlx.bench.worker import peak_resident_bytes, serve
 
-COLD_TURNS = (2, 10)
+COLD_TURNS = (2,)
 """Turns whose question is asked once more, from nothing, when the conversation is over."""
 
 
@@ -42,7 +42,7 @@ class TurnsRequest:
 def measure_turns(request: TurnsRequest, on_stage: Callable[[str], None]) -> dict[str, Any]:
     """The figures of one conversation: tokens read and seconds to the first token of each request, in order.
 
-    A warm-up of two requests, on a conversation that is forgotten, comes first.
+    A warm-up, the first prompt on a cache that is forgotten, comes first.
     """
     on_stage("importing")
     import mlx.core as mx

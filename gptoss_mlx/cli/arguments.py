@@ -76,6 +76,12 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
     chat.add_argument("--plain", action="store_true", help="line mode: plain text, no screen control")
     chat.add_argument("--hide-reasoning", action="store_true", help="show only how long the model thought")
+    chat.add_argument(
+        "--kv-bits",
+        type=int,
+        choices=(8,),
+        help="what /save keeps of the model's reading in 8 bits: half the size, and answers may differ a little",
+    )
     chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote")
     _add_turn_options(chat)
 
