@@ -163,8 +163,10 @@ class GptOss:
         if length >= self.context_limit:
             raise ContextOverflow(length, self.context_limit)
 
+        pool = self.kv_pool
+
         def work(model: Model, ticket: Ticket) -> Iterator[Event]:
-            return run_turn(model, ticket, turn, pool=self.kv_pool)
+            return run_turn(model, ticket, turn, pool=pool)
 
         return Stream(self.engine.stream(work))
 

@@ -112,6 +112,9 @@ def test_places_come_along_and_can_be_gone_back_to(model: Model, tmp_path: Path)
     known = {place.offset for place in held.places}
     assert len(again.places) == 6
     assert {place.offset for place in again.places[:-1]} <= known
+    for length in range(1, len(held.tokens)):
+        other = [*held.tokens[:length], 60, 60]
+        assert again.usable(other) <= held.usable(other)
     for place in reversed(again.places):
         again.go_to(place.offset)
         cold = model(mx.array([[*held.tokens[: place.offset], 3]]))[0, -1:]
