@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         TurnsDropped,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.kv_store import KVSaved, KVStore, StoredKV
     from gptoss_mlx.memory import MemoryEstimate
     from gptoss_mlx.memory_limits import MemoryReport
     from gptoss_mlx.models import ListedModel, find_model, list_models, remove_model
@@ -90,6 +91,7 @@ _HOMES = {
         "TurnsDropped",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.kv_store": ("KVSaved", "KVStore", "StoredKV"),
     "gptoss_mlx.memory": ("MemoryEstimate",),
     "gptoss_mlx.memory_limits": ("MemoryReport",),
     "gptoss_mlx.models": ("ListedModel", "find_model", "list_models", "remove_model"),
@@ -119,6 +121,8 @@ __all__ = [
     "GptOss",
     "GptOssError",
     "HarmonyError",
+    "KVSaved",
+    "KVStore",
     "ListedModel",
     "MemoryEstimate",
     "MemoryReport",
@@ -130,6 +134,7 @@ __all__ = [
     "PromptProgress",
     "Reply",
     "Stats",
+    "StoredKV",
     "Stream",
     "TextDelta",
     "TokenizerError",

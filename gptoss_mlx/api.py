@@ -7,14 +7,17 @@ with load("pocket") as model:
 """
 
 import asyncio
+import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Final, Self, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +34,13 @@ from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import Message, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
 from gptoss_mlx.kernel_check.choice import load_ready_model
+from gptoss_mlx.kv_file import read_kv_file, write_kv_file
 from gptoss_mlx.kv_pool import KVPool, default_limit_bytes
+from gptoss_mlx.kv_record import KVRecord, UnusableKV, record, restore
+from gptoss_mlx.kv_store import KVSaved
 from gptoss_mlx.memory_limits import MemoryReport, measure_memory, set_limits
 from gptoss_mlx.model import Model
+from gptoss_mlx.model_identity import model_identity
 from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
@@ -42,6 +49,12 @@ from gptoss_mlx.turn import Turn, prepare_turn, run_turn
 from gptoss_mlx.weights import needs_of
 
 T = TypeVar("T")
+
+LOG: Final = logging.getLogger("gptoss_mlx.kv")
+"""Says why what was kept of a conversation is not used."""
+
+END_OF_PROMPT: Final = -1
+"""Stands for the token that a prompt has behind what a cache may hold of it."""
 
 
 def load(
@@ -125,8 +138,7 @@ class GptOss:
         """Options for every turn, under what a call gives itself."""
         self.tokenizer: Tokenizer = Tokenizer.from_file(find_tokenizer(found.folder), vocab_size=self.config.vocab_size)
         if kv_limit_bytes is None:
-            weight_bytes = sum(file.stat().st_size for file in found.folder.glob("*.safetensors"))
-            kv_limit_bytes = default_limit_bytes(this_device().memory_bytes, weight_bytes)
+            kv_limit_bytes = default_limit_bytes(device, self._needs.weights_bytes)
         elif kv_limit_bytes < 0:
             raise UsageError(f"kv_limit_bytes is {kv_limit_bytes}; expected 0 or more")
         self.kv_pool: KVPool = KVPool(kv_limit_bytes if reuse else 0)
@@ -141,6 +153,7 @@ class GptOss:
 
         self.engine: Engine = Engine(load_it, wait=False, idle_unload_seconds=idle_unload_seconds)
         """The thread that owns the weights."""
+        self.engine.when_short(self.kv_pool.clear)
         if wait:
             try:
                 self.engine.wait_until_loaded()
@@ -166,8 +179,10 @@ class GptOss:
         chosen = self._options(options)
         turn = self._fitting(messages, chosen)
 
+        pool = self.kv_pool
+
         def work(model: Model, ticket: Ticket) -> Iterator[Event]:
-            return run_turn(model, ticket, turn, pool=self.kv_pool)
+            return run_turn(model, ticket, turn, pool=pool)
 
         return Stream(self.engine.stream(work))
 
@@ -249,6 +264,51 @@ class GptOss:
         merged: OptionArguments = {**self.defaults, **defaults}
         merged.setdefault("date", today())
         return Chat(self, system=system, developer=developer, defaults=merged, turns=turns)
+
+    # What was read of a conversation, for another day
+
+    def save_kv(self, chat: Chat, path: Path, *, bits: int | None = None) -> KVSaved:
+        """Writes what was read of `chat` to `path`, so that it can be resumed without reading it again.
+
+        `bits=8` halves the file: keys and values of the full layers lose precision then. `KVStore` keeps such files in
+        a folder. Raises UsageError for other bits, NotEnoughDisk or GptOssError when the file cannot be written.
+        """
+        begin = time.perf_counter()
+        prompt = list(chat.prompt_tokens)
+
+        def work(model: Model, ticket: Ticket) -> tuple[KVRecord | None, float]:
+            start = time.perf_counter()
+            found = self.kv_pool.best(prompt)
+            kept = None if found is None else record(*found, self._identity, bits)
+            return kept, time.perf_counter() - start
+
+        kept, engine_seconds = self.engine.call(work)
+        size = 0 if kept is None else write_kv_file(path, kept)
+        tokens = 0 if kept is None else kept.tokens
+        return KVSaved(path, tokens, size, time.perf_counter() - begin, engine_seconds)
+
+    def load_kv(self, path: Path) -> int:
+        """Takes over what `save_kv` wrote: how many tokens of its conversation need not be read again.
+
+        0 for a file that is damaged, of another model or precision, or too large for `kv_limit_bytes`: the conversation
+        is read anew then, and the logger `gptoss_mlx.kv` says why.
+        """
+        try:
+            kept = read_kv_file(path)
+            if kept.nbytes > self.kv_pool.limit_bytes:
+                raise UnusableKV("it is larger than kv_limit_bytes")
+
+            def work(model: Model, ticket: Ticket) -> None:
+                held = restore(kept, self._identity, self.config, model.dtype)
+                known = self.kv_pool.best([*held.tokens, END_OF_PROMPT])
+                if known is None or known[1] < kept.tokens:
+                    self.kv_pool.add(held)
+
+            self.engine.call(work)
+        except UnusableKV as reason:
+            LOG.info("%s is not used: %s", path, reason)
+            return 0
+        return kept.tokens
 
     # A look inside
 
@@ -347,6 +407,11 @@ class GptOss:
                 progress(done, total)
 
         return report
+
+    @cached_property
+    def _identity(self) -> str:
+        """Which model this is, for files that belong to it."""
+        return model_identity(self.folder)
 
     def _prepare(self, messages: Prompt, options: Options) -> Turn:
         """The turn that would answer `messages`."""

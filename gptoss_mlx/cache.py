@@ -237,7 +237,7 @@ class SlidingLayerCache:
 
     @property
     def kept(self) -> dict[int, LayerSnapshot]:
-        """The snapshots that `keep_at` asked for and reading got to, by position."""
+        """The snapshots that `keep_at` asked for and reading got to, by position; reading on anew replaces them."""
         return self._kept
 
     @property
@@ -294,7 +294,6 @@ class SlidingLayerCache:
     def trim(self, tokens: int) -> None:
         self._offset -= tokens
         self._oldest = min(self._oldest, self._offset)
-        self._forget_kept()
 
     def snapshot(self) -> LayerSnapshot:
         return LayerSnapshot(self._offset, ring=self._ring, oldest=self._oldest)
@@ -304,16 +303,11 @@ class SlidingLayerCache:
 
     def restore(self, snapshot: LayerSnapshot) -> None:
         self._offset, self._ring, self._oldest = snapshot.offset, snapshot.ring, snapshot.oldest
-        self._forget_kept()
 
     def fork(self, snapshot: LayerSnapshot) -> "SlidingLayerCache":
         fork = SlidingLayerCache(self._window)
         fork.restore(snapshot)
         return fork
-
-    def _forget_kept(self) -> None:
-        """Gives up the snapshots of positions that are no longer read."""
-        self._kept = {position: kept for position, kept in self._kept.items() if position <= self._offset}
 
     def _ring_of(self, combined: mx.array, first: int, offset: int) -> mx.array:
         """The ring after `offset` positions; `combined` holds those from `first` on, as many as a ring needs."""

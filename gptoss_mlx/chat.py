@@ -106,9 +106,14 @@ class Chat:
         return list(self._turns)
 
     @property
+    def prompt_tokens(self) -> tuple[int, ...]:
+        """Token ids of the conversation as the next turn would read it, up to the start of an answer."""
+        return self._prepare(self._turns, self._options({})).prompt
+
+    @property
     def context_used(self) -> int:
         """Tokens of the conversation as the next turn would read it."""
-        return len(self._prepare(self._turns, self._options({})).prompt)
+        return len(self.prompt_tokens)
 
     def would_use(self, text: str, **options: Unpack[OptionArguments]) -> int:
         """Tokens that would be there before the answer, were `text` said: at most `context_limit` - 1 can be sent."""

@@ -18,12 +18,15 @@ itself (`cache`), reading (`generate`). Belongs to the thread of the model.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import Final
 
 import mlx.core as mx
 
 from gptoss_mlx.cache import KVCache
+from gptoss_mlx.device import Device
 from gptoss_mlx.kv_places import ANSWER_INTERVAL, kept_places, prompt_ends, prompt_places
+from gptoss_mlx.memory import wired_limit
 from gptoss_mlx.snapshot import Snapshot
 
 FORK_FROM_TOKENS: Final = 256
@@ -32,20 +35,13 @@ FORK_FROM_TOKENS: Final = 256
 LEAST_LIMIT_BYTES: Final = 1 << 30
 """What the default limit never goes below: 40,000 tokens of gpt-oss-20b."""
 
-RESERVE_BYTES: Final = 8 << 30
-"""Memory that the default limit leaves to everything else, at least."""
-
-RESERVE_SHARE: Final = 0.35
-"""The same as a share of the machine's memory; the larger of the two counts."""
-
 COMPARED_TOKENS: Final = 1024
 """Tokens that are compared at once."""
 
 
-def default_limit_bytes(memory_bytes: int, weight_bytes: int) -> int:
-    """Half of what the weights and the reserve leave of the machine's memory, at least `LEAST_LIMIT_BYTES`."""
-    usable = memory_bytes - max(RESERVE_BYTES, int(memory_bytes * RESERVE_SHARE))
-    return max(LEAST_LIMIT_BYTES, (usable - weight_bytes) // 2)
+def default_limit_bytes(device: Device, weight_bytes: int) -> int:
+    """Half of what the weights leave of the memory that may be wired, at least `LEAST_LIMIT_BYTES`."""
+    return max(LEAST_LIMIT_BYTES, (wired_limit(device) - weight_bytes) // 2)
 
 
 def common_prefix(one: list[int], other: list[int]) -> int:
@@ -75,6 +71,11 @@ class HeldCache:
         self._end_ids: Collection[int] = ()
         self._last: int | None = None
         """The token that was heard last."""
+
+    @property
+    def ends(self) -> set[int]:
+        """Positions where messages end, those of `places` among them."""
+        return self._ends
 
     @property
     def cached_tokens(self) -> int:
@@ -109,9 +110,19 @@ class HeldCache:
         mx.eval(cache.arrays)
         return fork
 
+    def place_at(self, length: int) -> Snapshot:
+        """The place after the first `length` tokens, which `usable` gave, without going there."""
+        place = self._place_for(length)
+        layers = (replace(state, offset=length, oldest=min(state.oldest, length)) for state in place.layers)
+        return Snapshot(self.cache, tuple(layers))
+
     def fork_bytes(self, length: int) -> int:
         """Bytes that a fork would copy, about: rows of `length` of the tokens that are there."""
         return self.cache.nbytes * length // max(1, self.cache.offset)
+
+    def hold(self, tokens: list[int], start: int, places: list[Snapshot], ends: Iterable[int]) -> None:
+        """Says what its cache holds already, when that comes from elsewhere."""
+        self.tokens, self.start, self.places, self._ends = tokens, start, places, set(ends)
 
     def begin(self, prompt: list[int], start: int, end_ids: Collection[int]) -> None:
         """Says what will be read: `prompt`, whose turn's answers begin at `start`; `end_ids` end messages."""
@@ -197,18 +208,18 @@ class KVPool:
         `start` is where the answers of the prompt's turn begin, `end_ids` are the tokens that end a message. It belongs
         to the caller now: `give_back` it, or let it go.
         """
-        # Of equal ones the most recently used.
-        best = max(reversed(self._held), key=lambda held: held.usable(prompt), default=None)
-        length = 0 if best is None else best.usable(prompt)
-        if best is None or not length:
+        found = self.best(prompt)
+        if found is None:
             held = HeldCache(make_cache(), keeps_places=self._limit_bytes > 0)
-        elif best.start - length >= FORK_FROM_TOKENS and self._has_room_beside(best, best.fork_bytes(length)):
-            self._touch(best)
-            held = best.fork(length)
         else:
-            self._held.remove(best)
-            best.go_to(length)
-            held = best
+            best, length = found
+            if best.start - length >= FORK_FROM_TOKENS and self._has_room_beside(best, best.fork_bytes(length)):
+                self._touch(best)
+                held = best.fork(length)
+            else:
+                self._held.remove(best)
+                best.go_to(length)
+                held = best
         held.begin(prompt, start, end_ids)
         return held
 
@@ -220,6 +231,19 @@ class KVPool:
         held.tokens, held.start = tokens, min(held.start, len(tokens))
         held.cache.keep_at(())
         mx.eval(held.arrays)
+        self.add(held)
+
+    def best(self, prompt: list[int]) -> tuple[HeldCache, int] | None:
+        """The cache from which most of `prompt` can be used, and how much that is; of equal ones the newest.
+
+        It stays where it is. None where there is none.
+        """
+        found = [(held, held.usable(prompt)) for held in reversed(self._held)]
+        held, length = max(found, key=lambda pair: pair[1], default=(None, 0))
+        return None if held is None or not length else (held, length)
+
+    def add(self, held: HeldCache) -> None:
+        """Keeps a cache that comes from elsewhere, its arrays evaluated; others may have to go."""
         self._held.append(held)
         self.shrink(self._limit_bytes)
 

@@ -69,6 +69,11 @@ def kernels_folder() -> Path:
     return home_folder() / "kernels"
 
 
+def kv_folder() -> Path:
+    """What models have read of conversations, a file each; not made by this call."""
+    return home_folder() / "kv"
+
+
 def history_file() -> Path:
     """What was typed at the prompt of the line mode, one entry a line."""
     return home_folder() / "history"

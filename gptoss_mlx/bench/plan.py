@@ -35,13 +35,14 @@ class Settings:
     """How long one run may take, from the start of its process."""
 
     def __post_init__(self) -> None:
-        _check(self.prompt_tokens >= 1, "--prompt-tokens", self.prompt_tokens, "1 or more")
-        _check(self.decode_tokens >= 2, "--decode-tokens", self.decode_tokens, "2 or more: a rate needs two")
-        _check(self.runs >= 1, "--runs", self.runs, "1 or more")
-        _check(self.timeout_seconds > 0, "--timeout", self.timeout_seconds, "more than 0 seconds")
+        check(self.prompt_tokens >= 1, "--prompt-tokens", self.prompt_tokens, "1 or more")
+        check(self.decode_tokens >= 2, "--decode-tokens", self.decode_tokens, "2 or more: a rate needs two")
+        check(self.runs >= 1, "--runs", self.runs, "1 or more")
+        check(self.timeout_seconds > 0, "--timeout", self.timeout_seconds, "more than 0 seconds")
 
 
-def _check(right: bool, name: str, value: object, expected: str) -> None:
+def check(right: bool, name: str, value: object, expected: str) -> None:
+    """Raises UsageError about the option `name` unless its value is `right`."""
     if not right:
         raise UsageError(f"{name} is {value}; expected {expected}")
 
@@ -77,18 +78,13 @@ def make_plan(model: str, settings: Settings, *, peer: str | None = None, peer_m
     Raises UsageError for a peer that is not installed, a peer's model with another vocabulary, and lengths that do not
     fit the model; ModelNotFound, ConfigError and TokenizerError for the folders.
     """
-    if peer is None and peer_model is not None:
-        raise UsageError(f"--peer-model is {peer_model} but there is no peer; expected --against {next(iter(PEERS))}")
-    check_installed(peer)
-    found = find_model(model)
-    config = ModelConfig.from_file(found.folder / "config.json")
+    found, config, peer_folder = find_models(model, peer=peer, peer_model=peer_model)
     length = settings.prompt_tokens + settings.decode_tokens
     if length > config.max_position_embeddings:
         raise UsageError(
             f"--prompt-tokens and --decode-tokens add up to {length}; expected at most "
             f"{config.max_position_embeddings}, the context length of {found.name}"
         )
-    peer_folder = found.folder if peer_model is None else _find_peer_model(peer_model, config)
     return Plan(
         found,
         config,
@@ -97,6 +93,16 @@ def make_plan(model: str, settings: Settings, *, peer: str | None = None, peer_m
         draw_prompt(found.folder, config, settings.prompt_tokens, settings.seed),
         settings,
     )
+
+
+def find_models(model: str, *, peer: str | None, peer_model: str | None) -> tuple[FoundModel, ModelConfig, Path]:
+    """`model`, its config, and what `peer` loads: `peer_model`, or the same folder. Raises as `make_plan`."""
+    if peer is None and peer_model is not None:
+        raise UsageError(f"--peer-model is {peer_model} but there is no peer; expected --against {next(iter(PEERS))}")
+    check_installed(peer)
+    found = find_model(model)
+    config = ModelConfig.from_file(found.folder / "config.json")
+    return found, config, found.folder if peer_model is None else _find_peer_model(peer_model, config)
 
 
 def check_installed(peer: str | None) -> None:

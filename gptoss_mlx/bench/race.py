@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gptoss_mlx.bench.plan import OURS, Plan
 from gptoss_mlx.bench.worker import Request
@@ -30,6 +30,19 @@ LAST_LINES = 3
 
 LINE_LENGTH = 300
 """Characters of such a line that are quoted at most."""
+
+
+class WorkerRequest(Protocol):
+    """What a worker is asked to do."""
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs."""
+        ...
+
+    def write(self, file: Path) -> None:
+        """Puts the request into `file`, as JSON."""
+        ...
 
 
 @dataclass
@@ -55,18 +68,53 @@ def run_race(
 
     It ends at the first run that fails. Never raises for what a run does, nor for Ctrl-C.
     """
+    settings = plan.settings
+
+    def request_of(engine: str) -> Request:
+        folder = str(plan.folder_of(engine).resolve())
+        return Request(engine, folder, plan.prompt, settings.decode_tokens, settings.warm_up)
+
+    def in_words(figures: Mapping[str, Any]) -> str:
+        return (
+            f"prefill {figures['prefill_tokens_per_second']:.1f} tok/s, "
+            f"decode {figures['decode_tokens_per_second']:.1f} tok/s"
+        )
+
+    return take_turns(
+        plan.engines,
+        settings.runs,
+        request_of,
+        timeout_seconds=settings.timeout_seconds,
+        worker=worker,
+        in_words=in_words,
+        on_line=on_line,
+    )
+
+
+def take_turns(
+    engines: Sequence[str],
+    runs: int,
+    request_of: Callable[[str], WorkerRequest],
+    *,
+    timeout_seconds: float,
+    worker: Sequence[str],
+    in_words: Callable[[Mapping[str, Any]], str],
+    on_line: Callable[[str], None],
+) -> Outcome:
+    """Has `worker` measure each of `engines` in turn, `runs` times; `in_words` says a run's figures in short.
+
+    It ends at the first run that fails. Never raises for what a run does, nor for Ctrl-C.
+    """
     outcome = Outcome()
-    total = plan.settings.runs * len(plan.engines)
+    total = runs * len(engines)
     try:
-        for run in range(1, plan.settings.runs + 1):
-            for engine in plan.engines:
-                on_line(f"[{len(outcome.runs) + 1}/{total}] {engine}, run {run} of {plan.settings.runs} ...")
-                figures = _run(plan, engine, f"{engine}, run {run} of {plan.settings.runs},", worker)
+        for run in range(1, runs + 1):
+            for engine in engines:
+                on_line(f"[{len(outcome.runs) + 1}/{total}] {engine}, run {run} of {runs} ...")
+                label = f"{engine}, run {run} of {runs},"
+                figures = run_worker(request_of(engine), label, timeout_seconds, worker)
                 outcome.runs.append({"engine": engine, "run": run, **figures})
-                on_line(
-                    f"      prefill {figures['prefill_tokens_per_second']:.1f} tok/s, "
-                    f"decode {figures['decode_tokens_per_second']:.1f} tok/s"
-                )
+                on_line(f"      {in_words(figures)}")
     except RunFailed as failure:
         outcome.error = str(failure)
     except KeyboardInterrupt:
@@ -75,12 +123,8 @@ def run_race(
     return outcome
 
 
-def _run(plan: Plan, engine: str, label: str, worker: Sequence[str]) -> dict[str, Any]:
+def run_worker(request: WorkerRequest, label: str, timeout_seconds: float, worker: Sequence[str]) -> dict[str, Any]:
     """The figures of one run in a process of its own. Raises RunFailed, with `label` at the start of its sentence."""
-    settings = plan.settings
-    request = Request(
-        engine, str(plan.folder_of(engine).resolve()), plan.prompt, settings.decode_tokens, settings.warm_up
-    )
     with tempfile.TemporaryDirectory(prefix="gptoss-bench-") as name, tempfile.TemporaryFile() as errors:
         file = Path(name) / "request.json"
         request.write(file)
@@ -93,17 +137,17 @@ def _run(plan: Plan, engine: str, label: str, worker: Sequence[str]) -> dict[str
             # Out of reach of the terminal's Ctrl-C, and with all that it starts within reach of ours.
             process_group=0,
             # Another engine runs as it would without us.
-            env=None if engine == OURS else environment_without_limits(),
+            env=None if request.engine == OURS else environment_without_limits(),
         )
         try:
-            stage, last, timed_out = _listen(process, settings.timeout_seconds)
+            stage, last, timed_out = _listen(process, timeout_seconds)
         finally:
             _end(process)
         if "figures" in last:
             return dict(last["figures"])
         where = f"while {stage}" if stage else "before it began"
         if timed_out:
-            what = f"was ended {where}: it took longer than {settings.timeout_seconds:g} s (see --timeout)"
+            what = f"was ended {where}: it took longer than {timeout_seconds:g} s (see --timeout)"
         elif "error" in last:
             what = f"failed {where}: {last['error']}"
         else:

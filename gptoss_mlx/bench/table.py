@@ -15,7 +15,13 @@ def table_lines(report: Mapping[str, Any]) -> Iterator[str]:
 
     A cell is the median with the least and the most; the last column ours / the other's, the median over the pairs.
     """
-    yield from _heading(report)
+    yield from heading_lines(report)
+    settings = report["settings"]
+    warmth = "after a warm-up" if settings["warm_up"] else "without a warm-up"
+    yield (
+        f"settings  {settings['prompt_tokens']} prompt tokens, {settings['decode_tokens']} decoded, "
+        f"{settings['runs']} run(s) of each engine in turn, {warmth}"
+    )
     engines: Mapping[str, Any] = report["engines"]
     if not engines:
         return
@@ -35,8 +41,9 @@ def table_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield _agreement(report["agreement"])
 
 
-def _heading(report: Mapping[str, Any]) -> Iterator[str]:
-    model, machine, versions, settings = (report[key] for key in ("model", "machine", "versions", "settings"))
+def heading_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What was measured, where, and with which versions."""
+    model, machine, versions = (report[key] for key in ("model", "machine", "versions"))
     yield f"model     {model['name']}: {model['parameters'] / 1e6:,.1f} M parameters, {_mib(model['bytes_on_disk'])}"
     if report["peer_model"]:
         yield f"          against {report['peer_model']['name']}, {_mib(report['peer_model']['bytes_on_disk'])}"
@@ -45,11 +52,6 @@ def _heading(report: Mapping[str, Any]) -> Iterator[str]:
         f"{machine['os']}; load average {machine['load_average']:.2f}"
     )
     yield "versions  " + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    warmth = "after a warm-up" if settings["warm_up"] else "without a warm-up"
-    yield (
-        f"settings  {settings['prompt_tokens']} prompt tokens, {settings['decode_tokens']} decoded, "
-        f"{settings['runs']} run(s) of each engine in turn, {warmth}"
-    )
 
 
 def _title(name: str, summary: Mapping[str, Any]) -> str:

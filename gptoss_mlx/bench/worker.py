@@ -108,8 +108,11 @@ def peak_resident_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def main() -> int:
-    """Runs the request in the file that the command line names; gives the exit code."""
+def serve(run: Callable[[Path, Callable[[str], None]], dict[str, Any]]) -> int:
+    """Has `run` measure what the file that the command line names asks for, and says what comes of it.
+
+    `run` takes the file, and whom to tell of stages; it gives the figures. Gives the exit code.
+    """
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # Whatever a library prints must not come between the lines that the parent reads.
     os.dup2(2, 1)
@@ -119,7 +122,7 @@ def main() -> int:
         print(json.dumps(line), file=out, flush=True)
 
     try:
-        say(figures=measure(Request.read(Path(sys.argv[1])), lambda stage: say(stage=stage)))
+        say(figures=run(Path(sys.argv[1]), lambda stage: say(stage=stage)))
     except Exception as error:
         import traceback
 
@@ -137,4 +140,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(lambda file, on_stage: measure(Request.read(file), on_stage)))

@@ -76,6 +76,12 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
     chat.add_argument("--plain", action="store_true", help="line mode: plain text, no screen control")
     chat.add_argument("--hide-reasoning", action="store_true", help="show only how long the model thought")
+    chat.add_argument(
+        "--kv-bits",
+        type=int,
+        choices=(8,),
+        help="what /save keeps of the model's reading in 8 bits: half the size, and answers may differ a little",
+    )
     chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote")
     _add_turn_options(chat)
 
@@ -226,6 +232,19 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         choices=("20b", "120b"),
         help="with --batch: random weights of two decoder layers of this shape, in place of a model",
     )
+    bench.add_argument(
+        "--turns",
+        action="store_true",
+        help="instead: play a conversation of ten turns with tool calls, and measure how much of each prompt is read "
+        "again and how long its first token takes",
+    )
+    bench.add_argument(
+        "--conversation-tokens",
+        type=int,
+        default=8000,
+        metavar="N",
+        help="with --turns: length of the last prompt (default: 8000)",
+    )
     bench.add_argument("--peer-model", metavar="FOLDER", help="what that engine loads (default: the same folder)")
     bench.add_argument(
         "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompt (default: 512)"
@@ -233,7 +252,7 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     bench.add_argument(
         "--decode-tokens", type=int, default=128, metavar="N", help="tokens decoded, the first included (default: 128)"
     )
-    bench.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each engine (default: 3)")
+    bench.add_argument("--runs", type=int, metavar="N", help="runs of each engine (default: 3; with --turns: 1)")
     bench.add_argument("--seed", type=int, default=0, help="which random prompt is read (default: 0)")
     bench.add_argument("--no-warm-up", action="store_true", help="measure the first request after loading")
     bench.add_argument(

@@ -1,17 +1,20 @@
 """`gptoss bench`: how fast a model runs here, and how much memory it takes; with --against, beside another engine.
 
 With --batch: several answers at once against one after the other, in one process.
-With --graph: what a decode step asks of a GPU, which needs neither the weights nor a GPU.
+With --graph: what a decode step asks of a GPU, which needs neither the weights nor a GPU. With --turns: how much of a
+conversation is read again in each of its turns.
 """
 
 import argparse
 import json
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from gptoss_mlx.bench.machine import describe_machine
 from gptoss_mlx.bench.plan import Settings, make_plan
-from gptoss_mlx.bench.race import run_race
+from gptoss_mlx.bench.race import Outcome, run_race
 from gptoss_mlx.bench.report import make_report
 from gptoss_mlx.bench.table import table_lines
 from gptoss_mlx.errors import UsageError
@@ -23,10 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_graph(arguments)
     if arguments.shape is not None and arguments.batch is None:
         raise UsageError("--shape stands in for a model with --batch only")
+    if arguments.turns:
+        return _run_turns(arguments)
     settings = Settings(
         prompt_tokens=arguments.prompt_tokens,
         decode_tokens=arguments.decode_tokens,
-        runs=arguments.runs,
+        runs=3 if arguments.runs is None else arguments.runs,
         seed=arguments.seed,
         warm_up=not arguments.no_warm_up,
         timeout_seconds=arguments.timeout,
@@ -37,10 +42,33 @@ def run(arguments: argparse.Namespace) -> int:
     machine = describe_machine()
     outcome = run_race(plan, on_line=lambda line: print(line, file=sys.stderr, flush=True))
     report = make_report(plan, outcome, command=shlex.join(["gptoss", *arguments.words]), machine=machine)
+    return _print_outcome(outcome, report, table_lines(report), only_json=arguments.json)
+
+
+def _run_turns(arguments: argparse.Namespace) -> int:
+    """The same for a conversation."""
+    from gptoss_mlx.bench.turns import TurnsSettings, make_turns_plan, run_turns
+    from gptoss_mlx.bench.turns_report import make_turns_report, turns_table_lines
+
+    settings = TurnsSettings(
+        conversation_tokens=arguments.conversation_tokens,
+        runs=1 if arguments.runs is None else arguments.runs,
+        seed=arguments.seed,
+        timeout_seconds=arguments.timeout,
+    )
+    plan = make_turns_plan(arguments.model, settings, peer=arguments.against, peer_model=arguments.peer_model)
+    machine = describe_machine()
+    outcome = run_turns(plan, on_line=lambda line: print(line, file=sys.stderr, flush=True))
+    report = make_turns_report(plan, outcome, command=shlex.join(["gptoss", *arguments.words]), machine=machine)
+    return _print_outcome(outcome, report, turns_table_lines(report), only_json=arguments.json)
+
+
+def _print_outcome(outcome: Outcome, report: Mapping[str, Any], table: Iterable[str], *, only_json: bool) -> int:
+    """Prints what came of the runs; gives the exit code."""
     if outcome.error is not None:
         print(f"error: {outcome.error}", file=sys.stderr, flush=True)
-    if not arguments.json:
-        for line in table_lines(report):
+    if not only_json:
+        for line in table:
             print(line)
         print()
     print(json.dumps(report), flush=True)

@@ -6,9 +6,11 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 
+from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat import Chat, ExportFormat
-from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, shown_count, turn_options
+from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, shown_bytes, shown_count, turn_options
 from gptoss_mlx.errors import GptOssError, UsageError
+from gptoss_mlx.kv_store import KVStore, key_of_file
 from gptoss_mlx.options import EFFORTS, Effort
 from gptoss_mlx.settings import history_file
 from gptoss_mlx.stream import Stream
@@ -45,9 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
             chat.defaults = {**chat.defaults, **options}
             if arguments.system is not None:
                 chat.instructions = arguments.system
+            KVStore().load(model, key_of_file(arguments.resume))
         else:
             chat = model.chat(system=arguments.system)
-        session = PlainChat(chat, show_reasoning=not arguments.hide_reasoning)
+        session = PlainChat(model, chat, show_reasoning=not arguments.hide_reasoning, kv_bits=arguments.kv_bits)
         if not sys.stdin.isatty():
             return session.answer_lines(sys.stdin)
         print(
@@ -60,8 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
 class PlainChat:
     """One conversation at the prompt."""
 
-    def __init__(self, chat: Chat, *, show_reasoning: bool) -> None:
+    def __init__(self, model: GptOss, chat: Chat, *, show_reasoning: bool, kv_bits: int | None = None) -> None:
+        self._model = model
         self._chat = chat
+        self._kv_bits = kv_bits
         self._show_reasoning = show_reasoning
         self._style = Style(sys.stdout)
         self._last: Stream | None = None
@@ -203,7 +208,8 @@ class PlainChat:
         stats = self._last.reply.stats
         used, limit = self._chat.context_used, self._chat.context_limit
         print(
-            f"prompt      {stats.prompt_tokens} tokens, {stats.prompt_tps:.1f} tok/s\n"
+            f"prompt      {stats.prompt_tokens} tokens, {stats.cached_tokens} of them read before, "
+            f"{stats.prompt_tps:.1f} tok/s\n"
             f"generated   {stats.generated_tokens} tokens ({stats.reasoning_tokens} reasoning, "
             f"{stats.answer_tokens} answer), {stats.generation_tps:.1f} tok/s\n"
             f"first token after {stats.ttft_seconds:.2f} s\n"
@@ -214,7 +220,16 @@ class PlainChat:
     def _save(self, word: str) -> None:
         path = _one_path(word, "/save")
         self._chat.save(path)
-        print(self._style.dim(f"saved to {path}"))
+        said = f"saved to {path}"
+        try:
+            kept = KVStore().save(self._model, self._chat, key_of_file(path), bits=self._kv_bits)
+            if kept.tokens:
+                said += (
+                    f"; it need not be read again when resumed: {shown_bytes(kept.file_bytes)} in {kept.path.parent}"
+                )
+        finally:
+            # The chat is there, whatever became of the rest.
+            print(self._style.dim(said))
 
     def _export(self, word: str) -> None:
         path = _one_path(word, "/export")

@@ -166,6 +166,25 @@ def test_a_conversation_at_a_terminal(home: Path, tmp_path: Path):
     assert again.returncode == 0
 
 
+def test_a_saved_chat_is_resumed_without_reading_it_again(home: Path, tmp_path: Path):
+    terminal = Terminal(home, "chat", "--plain", *GREEDY, "--kv-bits", "8")
+    terminal.wait_for(r"\n> ")
+    terminal.type(QUESTION + "\n")
+    terminal.wait_for(r"thought for .*\n[^>]*\n> ")
+    terminal.type(f"/save {tmp_path}/c.json\n")
+    assert "need not be read again" in terminal.wait_for(r" [KM]iB in .*/kv\r?\n> ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    resumed = Terminal(home, "chat", "--plain", *GREEDY, "--resume", f"{tmp_path}/c.json")
+    resumed.wait_for(r"\n> ")
+    resumed.type("And 3 more?\n")
+    resumed.wait_for(r"thought for .*\n[^>]*\n> ")
+    resumed.type("/stats\n")
+    assert re.search(r"tokens, [1-9]\d+ of them read before", resumed.wait_for(r"context +\d+ of \d+ tokens[^>]*\n> "))
+    resumed.type("\x04")
+    assert resumed.end() == 0
+
+
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(home: Path):
     terminal = Terminal(home, "chat", "--plain", *GREEDY, "-e", "high")
     terminal.wait_for(r"\n> ")

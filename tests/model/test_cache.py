@@ -414,8 +414,24 @@ def test_places_of_tokens_that_were_taken_back_are_not_given(model: Model) -> No
     assert cache.take_kept() == []
     read(model, cache, [7])
     read(model, cache, [8, 9])
-    assert [place.offset for place in cache.take_kept()] == [3, 5]
+    kept = cache.take_kept()
+    assert [place.offset for place in kept] == [3, 5]
     assert cache.take_kept() == []
+    cache.restore(kept[0])
+    cold = read(model, model.make_cache(), [1, 2, 7, 9])
+    assert relative_errors(read(model, cache, [9]), cold[-1:]).max() < 1e-5
+
+
+def test_a_place_that_was_passed_is_given_though_the_cache_went_back_and_forth_since(model: Model) -> None:
+    cache = model.make_cache()
+    read(model, cache, [1, 2])
+    before = cache.snapshot()
+    cache.keep_at([4])
+    read(model, cache, [3, 4, 5, 6])
+    after = cache.snapshot()
+    cache.restore(before)
+    cache.restore(after)
+    assert [place.offset for place in cache.take_kept()] == [4]
 
 
 @pytest.mark.parametrize("tokens", [-1, 5])

@@ -5,15 +5,19 @@ start of an answer. So a turn's end changes the tail of every prompt, as it does
 """
 
 import itertools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.errors import Cancelled
 from gptoss_mlx.generate import Generation, all_logits
+from gptoss_mlx.kv_file import read_kv_file, write_kv_file
 from gptoss_mlx.kv_pool import HeldCache, KVPool
+from gptoss_mlx.kv_record import record, restore
 from gptoss_mlx.model import Model
 from gptoss_mlx.sampling import Sampling
 from tests.tolerances import TIE, WORST_ERROR, relative_errors
@@ -106,6 +110,16 @@ class Session:
         messages, drawn = self._answer(generation, held, turn)
         self._check(generation, held, drawn)
         return (*conversation, *messages)
+
+    def restart(self) -> None:
+        """All that is kept goes to files, and from there into a pool that knows nothing else."""
+        pool, dtype = KVPool(self.pool.limit_bytes), self.model.dtype
+        with tempfile.TemporaryDirectory() as name:
+            for number, held in enumerate(self.pool._held):
+                file = Path(name) / str(number)
+                write_kv_file(file, record(held, len(held.tokens), "model"))
+                pool.add(restore(read_kv_file(file), "model", self.model.config, dtype))
+        self.pool = pool
 
     def _answer(self, generation: Generation, held: HeldCache, turn: Turn) -> tuple[list[Said], dict[int, float]]:
         """What the model says; the positions of the tokens that it drew, with their log-probabilities."""

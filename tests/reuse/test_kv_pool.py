@@ -1,11 +1,13 @@
 """The pool of KV caches: what a prompt goes on from, what is copied, and what is let go."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from gptoss_mlx.device import this_device
 from gptoss_mlx.kv_pool import (
     FORK_FROM_TOKENS,
     LEAST_LIMIT_BYTES,
@@ -273,8 +275,10 @@ def test_the_first_token_that_differs_is_found_anywhere():
 
 def test_the_default_limit_leaves_room_for_the_weights_and_everything_else():
     gib = 1 << 30
-    assert default_limit_bytes(64 * gib, 13 * gib) == pytest.approx((64 * 0.65 - 13) / 2 * gib, abs=2)
-    assert default_limit_bytes(16 * gib, 13 * gib) == LEAST_LIMIT_BYTES
+    machine = replace(this_device(), memory_bytes=64 * gib, working_set_bytes=48 * gib)
+    assert default_limit_bytes(machine, 13 * gib) == pytest.approx((64 * 0.65 - 13) / 2 * gib, abs=2)
+    small = replace(machine, memory_bytes=16 * gib, working_set_bytes=11 * gib)
+    assert default_limit_bytes(small, 13 * gib) == LEAST_LIMIT_BYTES
 
 
 def test_calls_end_messages_too(model: Model):

@@ -76,7 +76,7 @@ TURNS = st.builds(
     cancel_after=st.sampled_from([None, None, None, None, 0, 1, 3]),
 )
 
-ACTIONS = st.sampled_from(["say", "say", "say", "again", "edit", "undo", "fork", "tool", "new"])
+ACTIONS = st.sampled_from(["say", "say", "say", "again", "edit", "undo", "fork", "tool", "new", "restart"])
 
 STEPS = st.lists(st.tuples(ACTIONS, st.integers(0, 3), st.integers(0, 30), TURNS), min_size=2, max_size=8)
 
@@ -88,7 +88,9 @@ def play(session: Session, steps: list[tuple[str, int, int, Turn]], words: Calla
         index = number % len(chats)
         chat = chats[index]
         asked = [position for position, message in enumerate(chat) if message.kind == USER]
-        if action == "new":
+        if action == "restart":
+            session.restart()
+        elif action == "new":
             chats.append((said(SYSTEM, words(length)),) if number % 2 else chats[0][:1])
         elif action == "fork":
             chats.append(chat)
@@ -120,7 +122,7 @@ def assert_a_session_is_exact(models: Callable[[int], Model], data: st.DataObjec
     session = Session(models(window), pool, [(said(SYSTEM, words(data.draw(system))),)])
     with use_ops(ops):
         play(session, data.draw(STEPS), words)
-    assert pool.nbytes <= pool.limit_bytes
+    assert session.pool.nbytes <= pool.limit_bytes
 
 
 SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.data_too_large]
