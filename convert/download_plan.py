@@ -93,7 +93,9 @@ class DownloadPlan:
             repository=self.listing.repository,
             revision=self.listing.commit,
             files={
-                shard.file.name: SourceFile(shard.file.size, hashlib.sha256(shard.header).hexdigest())
+                shard.file.name: SourceFile(
+                    shard.file.size, hashlib.sha256(shard.header).hexdigest(), shard.file.sha256
+                )
                 for shard in self.shards
             },
         )

@@ -11,7 +11,7 @@ from typing import Final
 
 from gptoss_mlx.checkpoint import open_checkpoint
 from gptoss_mlx.errors import ChecksumError, UsageError
-from gptoss_mlx.manifest import Manifest
+from gptoss_mlx.manifest import Manifest, Source
 from gptoss_mlx.models import PUBLISHED
 from gptoss_mlx.settings import models_folder
 
@@ -27,6 +27,8 @@ class VerifyReport:
     folder: Path
     files: int
     total_bytes: int
+    source: Source
+    """What it was made of, by its manifest."""
 
 
 def verify_model(folder: str | Path, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
@@ -59,7 +61,7 @@ def verify_model(folder: str | Path, *, progress: Callable[[int, int], None] | N
             f"(sha256 {found[damaged[0]]}, expected {manifest.files[damaged[0]].sha256}); "
             f"{_remedy(checkpoint.folder, manifest)}"
         )
-    return VerifyReport(checkpoint.folder, len(found), manifest.total_bytes)
+    return VerifyReport(checkpoint.folder, len(found), manifest.total_bytes, manifest.source)
 
 
 def hash_files(folder: Path, names: Iterable[str], read: Callable[[int], None]) -> dict[str, str]:

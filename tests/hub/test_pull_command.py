@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.stand_in import StandInHub
+from tests.hub.stand_in import COMMIT, StandInHub
 from tests.terminal import Terminal
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -66,7 +66,13 @@ def test_from_nothing_to_an_answer_and_back(hub: StandInHub, home: Path) -> None
     answer = gptoss("ask", "-m", "20b", "Hello", "--max-tokens", "3", "--seed", "1")
     assert answer.returncode == 0, answer.stderr
     assert "just now" in gptoss("list").stdout.splitlines()[2]
-    assert gptoss("verify", "20b").stdout.endswith("all as converted\n")
+    hub.forget()
+    verified = gptoss("verify", "20b").stdout.splitlines()
+    assert verified[0] == f"made of openai/gpt-oss-20b@{COMMIT}:"
+    size, sha256 = (hub.folder / SHARD).stat().st_size, hub.sha256(hub.folder / SHARD)
+    assert f"  {SHARD}  {size:,} bytes  sha256 {sha256}" in verified
+    assert verified[-1].endswith("all as converted")
+    assert hub.requests == []
 
     gone = gptoss("rm", "20b")
     assert (gone.returncode, gone.stderr) == (0, "")
