@@ -1,10 +1,8 @@
 """`download`: a model from the hub, verified and ready to run, in one call that may be stopped and repeated."""
 
-import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,8 +12,8 @@ from gptoss_mlx.convert.download_plan import DownloadPlan
 from gptoss_mlx.convert.fetch import FetchOptions
 from gptoss_mlx.convert.hub_cache import is_kept
 from gptoss_mlx.convert.landing import DownloadProgress, Landing, PlanStale
-from gptoss_mlx.convert.request import CONTEXT, make_request
-from gptoss_mlx.errors import DownloadError, GptOssError, NotEnoughDisk, UsageError
+from gptoss_mlx.convert.request import CONTEXT, disk_sentences, make_request
+from gptoss_mlx.errors import DownloadError, UsageError
 from gptoss_mlx.manifest import Manifest
 from gptoss_mlx.settings import PARTIAL_SUFFIX
 
@@ -86,7 +84,8 @@ def download(
     )
     target, stopped = request.target, request.stopped
     report = progress or _no_progress
-    found = request.look(thorough=verify, report=report)
+    with disk_sentences(target, "read"):
+        found = request.look(thorough=verify, report=report)
     if isinstance(found, Manifest):
         if keep_download:
             _check_kept(target, found)
@@ -102,13 +101,13 @@ def download(
         stopped.check()
 
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
-    with _sentences(target):
+    with disk_sentences(target):
         plan, damage = request.first_plan(found)
         if planned is not None:
             planned(plan)
         if not force:
             plan.fit.check()
-    with _sentences(target), locked(partial, wait=wait):
+    with disk_sentences(target), locked(partial, wait=wait):
         if waited or found is None:
             # Whoever was at work may have done it all, or a part.
             found = request.look(thorough=waited and verify, report=report)
@@ -152,27 +151,6 @@ def _report_there(target: Path, there: Manifest, started: float) -> DownloadRepo
     repository = there.source.repository or there.source.name
     seconds = time.monotonic() - started
     return DownloadReport(target, repository, there.source.revision, there.total_bytes, seconds, True)
-
-
-@contextmanager
-def _sentences(target: Path) -> Iterator[None]:
-    """Turns what the disk says into sentences."""
-    try:
-        yield
-    except GptOssError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NotEnoughDisk(
-                f"the disk of {target.parent} is full; what is finished is kept: free some space and run the same "
-                "command again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UsageError(
-                f"{error.filename or target.parent} cannot be written to ({error.strerror}); make it writable, set "
-                "GPTOSS_HOME to a folder of yours, or name one with --path"
-            ) from error
-        raise
 
 
 def _no_progress(progress: DownloadProgress) -> None:

@@ -66,6 +66,8 @@ class DownloadProgress:
     download_bytes: int
     converted_bytes: int
     convert_bytes: int
+    stalled: str | None = None
+    """Why nothing has come from the network for some seconds; None while something does, or nothing has to."""
 
 
 class PlanStale(Exception):
@@ -338,6 +340,7 @@ class Landing:
             download_bytes=gone + sum(file.total_bytes for file in fetched),
             converted_bytes=self._finisher.converted_bytes,
             convert_bytes=sum(file.nbytes for file in self._plan.files),
+            stalled=self._limiter.stalled if any(file.state == "downloading" for file in files) else None,
         )
 
     def _file_progress(self, shard: Shard) -> FileProgress:

@@ -1,11 +1,13 @@
 """What is asked for, and what that means here: what is there already, and the plan for the rest."""
 
+import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from gptoss_mlx.convert.download_plan import DownloadPlan, plan_download
 from gptoss_mlx.convert.fetch import FetchOptions, Stopped
@@ -14,7 +16,7 @@ from gptoss_mlx.convert.landing import REPORT_SECONDS, DownloadProgress
 from gptoss_mlx.convert.mend import prove
 from gptoss_mlx.convert.plan import DENSE_BITS
 from gptoss_mlx.convert.there import Damage, find_there
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.errors import GptOssError, NotEnoughDisk, UsageError
 from gptoss_mlx.manifest import Manifest
 from gptoss_mlx.settings import PARTIAL_SUFFIX, models_folder
 
@@ -116,3 +118,25 @@ def _destination(repository: str, path: str | Path | None, dense_bits: int | Non
     if not target.name or target.name.endswith(PARTIAL_SUFFIX):
         raise UsageError(f"{str(path)!r} is no destination; expected a folder to make, not ending in {PARTIAL_SUFFIX}")
     return target
+
+
+@contextmanager
+def disk_sentences(target: Path, access: Literal["read", "written to"] = "written to") -> Iterator[None]:
+    """Turns what the disk says, when it is read or written to, into sentences: `NotEnoughDisk`, `UsageError`."""
+    try:
+        yield
+    except GptOssError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NotEnoughDisk(
+                f"the disk of {target.parent} is full; what is finished is kept: free some space and run the same "
+                "command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            ready = "readable" if access == "read" else "writable"
+            raise UsageError(
+                f"{error.filename or target.parent} cannot be {access} ({error.strerror}); make it {ready}, set "
+                "GPTOSS_HOME to a folder of yours, or name one with --path"
+            ) from error
+        raise

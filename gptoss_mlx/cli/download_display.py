@@ -114,7 +114,7 @@ class LineDisplay:
         self._speed = Speed()
         self._states: dict[str, State] = {}
         self._last = time.monotonic()
-        self._waiting = self._checking = False
+        self._waiting = self._checking = self._stalled = False
 
     def planned(self, plan: DownloadPlan) -> None:
         """The plan in one line, and what is to be known of the fit."""
@@ -138,6 +138,13 @@ class LineDisplay:
                 self._say("another process is downloading this model; waiting for it")
             self._waiting = True
             return
+        if self._stalled != (progress.stalled is not None):
+            self._stalled = not self._stalled
+            self._say(
+                f"waiting for the network ({progress.stalled}); it goes on by itself"
+                if self._stalled
+                else "the network is back"
+            )
         for file in progress.files:
             if self._states.get(file.name) != file.state and file.state != "waiting":
                 words = {"here": "verified", "done": "converted"}.get(file.state, file.state)
@@ -223,9 +230,8 @@ class BarDisplay:
             self._move(file.name, file.done_bytes, file.total_bytes, words)
         speed = self._speed.update(progress.downloaded_bytes)
         left = Speed.left(progress.download_bytes - progress.downloaded_bytes, speed)
-        self._move(
-            "downloaded", progress.downloaded_bytes, progress.download_bytes, f"{speed / 1e6:.1f} MB/s  {left}".strip()
-        )
+        note = f"{speed / 1e6:.1f} MB/s  {left}".strip() if progress.stalled is None else "waiting for the network"
+        self._move("downloaded", progress.downloaded_bytes, progress.download_bytes, note)
         self._move("converted", progress.converted_bytes, progress.convert_bytes, "")
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from gptoss_mlx.cli.download_display import display_for, fault_lines, plan_facts
 from gptoss_mlx.convert.download import download
 from gptoss_mlx.convert.fetch import FetchOptions
 from gptoss_mlx.convert.fit import gigabytes
-from gptoss_mlx.convert.request import make_request
+from gptoss_mlx.convert.request import disk_sentences, make_request
 from gptoss_mlx.errors import GptOssError, UsageError
 from gptoss_mlx.manifest import Manifest
 
@@ -119,7 +119,8 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         options=fetch_options(arguments),
         keep_download=arguments.keep_download,
     )
-    found = request.look(thorough=True, report=lambda progress: None)
+    with disk_sentences(request.target, "read"):
+        found = request.look(thorough=True, report=lambda progress: None)
     if isinstance(found, Manifest):
         if arguments.json:
             print(json.dumps({"type": "plan", "folder": str(request.target), "already_there": True}))

@@ -133,6 +133,19 @@ def test_ctrl_c_keeps_what_came_and_rm_takes_it_away(hub: StandInHub, home: Path
     assert list((home / "models").iterdir()) == []
 
 
+def test_a_network_that_is_gone_for_a_while_is_told_once(hub: StandInHub) -> None:
+    hub.fail("cut", SHARD, times=1, after=300_000)
+    hub.fail("status", SHARD, times=5, status=503, retry_after="1")
+    done = gptoss("pull", "20b")
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    said = [number for number, line in enumerate(lines) if "network" in line]
+    assert len(said) == 2
+    assert lines[said[0]].startswith(f"waiting for the network ({SHARD}: the hub answers HTTP 503")
+    assert lines[said[0]].endswith("); it goes on by itself")
+    assert lines[said[1]] == "the network is back"
+
+
 def test_a_pull_that_runs_cannot_be_removed_and_a_second_one_waits(hub: StandInHub, home: Path) -> None:
     hub.fail("slow", SHARD, times=1e9, after=1_000_000)
     first = start_pull()
