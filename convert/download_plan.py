@@ -27,6 +27,7 @@ from gptoss_mlx.convert.places import Places, Run
 from gptoss_mlx.convert.plan import PlannedFile, make_plan
 from gptoss_mlx.convert.remote_shards import Shard, ShardReader, read_json, weight_files
 from gptoss_mlx.convert.steps import Step, disk_peak, largest_shard, make_steps
+from gptoss_mlx.convert.there import Damage
 from gptoss_mlx.convert.writer import Notes
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import UsageError
@@ -67,6 +68,10 @@ class DownloadPlan:
     """Whether the next shard comes while what one finishes is not finished yet."""
     keep_download: bool
     """Whether what comes is kept in the user's cache of the hub."""
+    faults: tuple[str, ...]
+    """What is wrong with the model at `target`, which this mends."""
+    good: Mapping[str, FileRecord]
+    """Files of it that are taken over."""
     fit: Fit
 
     @property
@@ -88,7 +93,9 @@ class DownloadPlan:
             repository=self.listing.repository,
             revision=self.listing.commit,
             files={
-                shard.file.name: SourceFile(shard.file.size, hashlib.sha256(shard.header).hexdigest())
+                shard.file.name: SourceFile(
+                    shard.file.size, hashlib.sha256(shard.header).hexdigest(), shard.file.sha256
+                )
                 for shard in self.shards
             },
         )
@@ -113,6 +120,7 @@ def plan_download(
     options: FetchOptions,
     stopped: Stopped,
     keep_download: bool = False,
+    damage: Damage | None = None,
 ) -> DownloadPlan:
     """The plan for `repository` to become `target`, with what an earlier download left there counted in.
 
@@ -153,13 +161,16 @@ def plan_download(
     files = files_of(dense_bits)
     partial = folder.parent
     same = _noted_identity(partial) == _identity(shards, dense_bits)
-    done = finished_files(Notes(partial), files) if same else {}
+    finished = finished_files(Notes(partial), files) if same else {}
+    good = {} if damage is None else {file.name: damage.good[file.name] for file in files if file.name in damage.good}
+    good = {name: record for name, record in good.items() if name not in finished}
+    done = {**good, **finished}
     homes = make_homes(partial, files, done, checkpoint, frozenset(shard.path for shard in shards if shard.stays))
     missing = {shard.path: _missing_bytes(folder, shard, homes) for shard in shards}
     whole = frozenset(path for path, count in missing.items() if count == 0)
     steps = make_steps(files, done, homes, shards, whole)
     begun_shards = [step.shard.path for step in steps if missing[step.shard.path] < step.shard.file.size]
-    free, present = _free_bytes(folder), _used_bytes(partial)
+    free, present = _free_bytes(folder), _used_bytes(partial) + sum(record.bytes for record in good.values())
     cache_free = _free_bytes(cache_folder(repository)) if keep_download and _is_elsewhere(folder, repository) else None
     peaks = {
         overlap: disk_peak(
@@ -199,6 +210,8 @@ def plan_download(
         steps,
         overlap,
         keep_download,
+        () if damage is None else damage.faults,
+        good,
         fit,
     )
 

@@ -36,6 +36,9 @@ SYNC_SECONDS: Final = 2.0
 ATTEMPTS: Final = 2
 """How often a file is fetched from its first byte before its checksum is held against it."""
 
+QUIET_SECONDS: Final = 3.0
+"""When nothing came for so long, a person is told that the network is waited for."""
+
 DRIP_BYTES: Final = 1 << 10
 """Less than this a second is as good as nothing."""
 
@@ -81,15 +84,32 @@ class Stopped:
 
 
 class Limiter:
-    """Keeps all connections together below so many bytes a second."""
+    """Keeps all connections together below so many bytes a second, and knows when the last ones came."""
 
     def __init__(self, bytes_per_second: float | None) -> None:
         self._rate = bytes_per_second
         self._lock = threading.Lock()
-        self._free_at = time.monotonic()
+        self._free_at = self._moved_at = time.monotonic()
+        self._trouble: str | None = None
+
+    def begin(self) -> None:
+        """Bytes are waited for from now on."""
+        self._moved_at, self._trouble = time.monotonic(), None
+
+    def failed(self, reason: GptOssError) -> None:
+        """A connection ended; it will be tried again."""
+        self._trouble = str(reason).split(";", 1)[0]
+
+    @property
+    def stalled(self) -> str | None:
+        """Why nothing has come for some seconds; None while something does."""
+        if time.monotonic() - self._moved_at < QUIET_SECONDS:
+            return None
+        return self._trouble or "nothing comes"
 
     def take(self, count: int, stopped: Stopped) -> None:
-        """Waits until `count` more bytes are allowed."""
+        """Waits until `count` bytes that came are allowed."""
+        self.begin()
         if self._rate is None:
             return
         with self._lock:
@@ -264,6 +284,7 @@ class _Fetch:
 
     def run(self, passed: Callable[[int], None] | None) -> str:
         """The file's checksum, once all of it is there. Raises what ended the download before."""
+        self._limiter.begin()
         size = self._part.file.size
         count = max(1, min(self._options.connections, size // SMALL_BYTES))
         # Daemons: one that waits for a silent connection must not keep a stopped program from leaving.
@@ -308,6 +329,7 @@ class _Fetch:
                     if not self._ended():
                         self._part.release(claim)
                         claim = None
+                        self._limiter.failed(failure.reason)
                         self._retries.wait(failure, self._stopped)
                 finally:
                     if claim is not None:

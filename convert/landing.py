@@ -22,6 +22,7 @@ from gptoss_mlx.convert.finishing import Finisher
 from gptoss_mlx.convert.homes import HELD_SUFFIX, header_run
 from gptoss_mlx.convert.hub import RemoteFile, cached_file
 from gptoss_mlx.convert.hub_cache import keep_file, link_file, note_reference
+from gptoss_mlx.convert.mend import take_over
 from gptoss_mlx.convert.part import JOURNAL_SUFFIX, PART_SUFFIX, GivenGone, Part
 from gptoss_mlx.convert.remote_shards import DISTRUSTED_NAME, HEADER_SUFFIX, Shard
 from gptoss_mlx.convert.writer import UNFINISHED_SUFFIX, sync_folder, write_small_file
@@ -56,18 +57,26 @@ class FileProgress:
 class DownloadProgress:
     """How far a download is. The totals cover what earlier, stopped ones did."""
 
-    state: Literal["waiting", "working", "done"]
-    """`waiting`: another process downloads the same model."""
+    state: Literal["checking", "waiting", "working", "done"]
+    """`checking`: a model that is here is read, `converted_bytes` of `convert_bytes`; `waiting`: another process
+    downloads the same model."""
     files: tuple[FileProgress, ...]
     """Shards, in the order in which they come."""
     downloaded_bytes: int
     download_bytes: int
     converted_bytes: int
     convert_bytes: int
+    stalled: str | None = None
+    """Why nothing has come from the network for some seconds; None while something does, or nothing has to."""
 
 
 class PlanStale(Exception):
     """Something that the plan relies on turned out to be otherwise; a new plan knows better."""
+
+    def __init__(self, message: str, files: frozenset[str] = frozenset()) -> None:
+        super().__init__(message)
+        self.files = files
+        """Finished files of the result that were relied on."""
 
 
 class Landing:
@@ -102,6 +111,7 @@ class Landing:
         """
         notes = begin(self._plan.partial, self._plan.identity)
         self._finisher = Finisher(self._plan, notes, self._halt, self._drop)
+        take_over(self._plan.good, self._plan.target, self._plan.partial, notes)
         self._prepare_folder()
         self._bring_small_files()
         small = read_small_files(self._plan.checkpoint, None)
@@ -220,7 +230,10 @@ class Landing:
             # Perhaps it is not what came that is wrong, but what was finished earlier.
             for path in given:
                 path.unlink(missing_ok=True)
-            raise PlanStale(f"what an earlier download left of {shard.file.name} is not as it was") from error
+            raise PlanStale(
+                f"what an earlier download left of {shard.file.name} is not as it was",
+                frozenset(path.name for path in given),
+            ) from error
 
     def _check_cached(self, shard: Shard) -> None:
         """Hashes a file of the hub's cache, which nobody did so far. Raises `PlanStale` when it is damaged."""
@@ -293,10 +306,11 @@ class Landing:
             in_cache = cached is not None and file.matches(cached.read_bytes())
             if not path.is_file() or not file.matches(path.read_bytes()):
                 path.unlink(missing_ok=True)
-                if content is None and cached is not None:
-                    content = cached.read_bytes()
-                if content is not None and file.matches(content):
-                    write_small_file(self._plan.folder, name, content)
+                others = (other for other in (cached, self._plan.target / name) if other is not None)
+                contents = (content, *(other.read_bytes() for other in others if other.is_file()))
+                good = next((known for known in contents if known is not None and file.matches(known)), None)
+                if good is not None:
+                    write_small_file(self._plan.folder, name, good)
                 else:
                     self._fetch(file, self._stopped)
             if self._plan.keep_download and cached is not None and in_cache:
@@ -326,6 +340,7 @@ class Landing:
             download_bytes=gone + sum(file.total_bytes for file in fetched),
             converted_bytes=self._finisher.converted_bytes,
             convert_bytes=sum(file.nbytes for file in self._plan.files),
+            stalled=self._limiter.stalled if any(file.state == "downloading" for file in files) else None,
         )
 
     def _file_progress(self, shard: Shard) -> FileProgress:

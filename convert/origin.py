@@ -6,6 +6,8 @@ carries the commit in notes beside the files.
 
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,9 @@ from gptoss_mlx.checkpoint import Checkpoint
 from gptoss_mlx.manifest import Source, SourceFile
 
 _COMMIT_LENGTH: Final = 40
+
+_NOTES_FOLDER: Final = Path(".cache", "huggingface", "download")
+"""Where huggingface_hub notes, for each file of a folder that it filled, commit and checksum."""
 
 _CACHE_PREFIX: Final = "models--"
 """How huggingface_hub's cache names a repository's folder, with -- for the slash."""
@@ -28,7 +33,7 @@ def describe_source(checkpoint: Checkpoint) -> Source:
         name=model_name(folder),
         repository=repository,
         revision=revision or _downloaded_revision(folder),
-        files={file.name: SourceFile(file.stat().st_size, _header_sha256(file)) for file in files},
+        files={file.name: SourceFile(file.stat().st_size, _header_sha256(file), _hub_sha256(file)) for file in files},
     )
 
 
@@ -63,6 +68,16 @@ def _header_sha256(file: Path) -> str:
         return hashlib.sha256(start + opened.read(int.from_bytes(start, "little"))).hexdigest()
 
 
+def _hub_sha256(file: Path) -> str | None:
+    """The checksum that huggingface_hub noted for `file`: in its cache by the bytes' name, elsewhere beside it."""
+    noted = os.path.basename(os.readlink(file)) if file.is_symlink() else ""
+    for folder, name in ((file.parent, file.name), (file.parent.parent, f"{file.parent.name}/{file.name}")):
+        notes = folder / _NOTES_FOLDER / f"{name}.metadata"
+        if not noted and notes.is_file():
+            noted = (notes.read_text(encoding="utf-8", errors="replace") + "\n").split("\n")[1].strip()
+    return noted if re.fullmatch(r"[0-9a-f]{64}", noted) else None
+
+
 def _cached(folder: Path) -> tuple[str | None, str | None]:
     """Repository and commit of a folder …/models--owner--name/snapshots/commit, original/ inside it included."""
     for candidate in (folder, folder.parent):
@@ -75,7 +90,7 @@ def _cached(folder: Path) -> tuple[str | None, str | None]:
 def _downloaded_revision(folder: Path) -> str | None:
     """The commit that huggingface_hub noted when it filled the folder."""
     for candidate in (folder, folder.parent):
-        notes = candidate / ".cache" / "huggingface" / "download" / "config.json.metadata"
+        notes = candidate / _NOTES_FOLDER / "config.json.metadata"
         if notes.is_file():
             first = notes.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0].strip()
             if len(first) == _COMMIT_LENGTH and all(character in "0123456789abcdef" for character in first):

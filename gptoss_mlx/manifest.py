@@ -7,7 +7,8 @@
       "files": {"config.json": {"bytes": 1805, "sha256": "…"}, …},   every file but this one
       "source": {"layout": "huggingface", "name": "gpt-oss-20b", "repository": "openai/gpt-oss-20b" or null,
                  "revision": "…" or null,
-                 "files": {"model-00000-of-00002.safetensors": {"bytes": …, "header_sha256": "…"}, …}}
+                 "files": {"model-00000-of-00002.safetensors": {"bytes": …, "header_sha256": "…",
+                                                                "sha256": "…" or null}, …}}
     }
 
 It holds no time and no path, so that converting the same source again gives the same bytes. A folder without it is not
@@ -16,7 +17,7 @@ in our format. Owns: this file's form. Does not own: the tensors (`layouts`), ch
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +49,9 @@ class SourceFile:
     bytes: int
     header_sha256: str
     """Of its safetensors header: names, shapes, dtypes and places of all its tensors."""
+    sha256: str | None = field(default=None, compare=False)
+    """Of the whole file, as the hub gives it; None where nobody told. A download was compared with it; a conversion
+    takes it from what huggingface_hub noted beside its source."""
 
 
 @dataclass(frozen=True, slots=True)

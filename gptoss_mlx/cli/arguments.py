@@ -177,7 +177,8 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     verify = commands.add_parser(
         "verify",
         help="check every byte of a converted model",
-        description="Compares every file of a converted model with the sha256 that was noted when it was written.",
+        description="Compares every file of a converted model with the sha256 that was noted when it was written, and "
+        "says what the model was made of: repository, commit, and the hub's sha256 of every file. Asks nobody.",
     )
     verify.add_argument("model", metavar="MODEL", help="a name that `gptoss list` shows, or a converted folder")
 

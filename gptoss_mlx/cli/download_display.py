@@ -22,6 +22,10 @@ SPEED_SECONDS: Final = 15.0
 """What the speed is the mean of."""
 
 
+FAULTS: Final = 5
+"""So many faults of a damaged model are named."""
+
+
 class Display(Protocol):
     """Something that shows a download."""
 
@@ -57,6 +61,7 @@ def plan_facts(plan: DownloadPlan) -> dict[str, object]:
         "repository": plan.listing.repository,
         "commit": plan.listing.commit,
         "dense_bits": plan.dense_bits,
+        "faults": list(plan.faults),
         "files": [
             {"name": step.shard.file.name, "bytes": step.shard.file.size, "cached": step.shard.cached}
             for step in plan.steps
@@ -66,6 +71,14 @@ def plan_facts(plan: DownloadPlan) -> dict[str, object]:
         "disk_ok": fit.disk_ok,
         "memory_ok": fit.memory_ok,
     }
+
+
+def fault_lines(plan: DownloadPlan) -> list[str]:
+    """What is wrong with the model that is there, for people."""
+    if not plan.faults:
+        return []
+    shown = [*plan.faults[:FAULTS], *([f"and {len(plan.faults) - FAULTS} more"] if len(plan.faults) > FAULTS else [])]
+    return [f"{plan.target} is damaged: {'; '.join(shown)}; mending it"]
 
 
 class Speed:
@@ -101,10 +114,12 @@ class LineDisplay:
         self._speed = Speed()
         self._states: dict[str, State] = {}
         self._last = time.monotonic()
-        self._waiting = False
+        self._waiting = self._checking = self._stalled = False
 
     def planned(self, plan: DownloadPlan) -> None:
         """The plan in one line, and what is to be known of the fit."""
+        for line in fault_lines(plan):
+            self._say(line)
         fit = plan.fit
         self._say(
             f"{plan.listing.repository} at {plan.listing.commit[:12]}: {gigabytes(fit.download_bytes)} to download, "
@@ -113,11 +128,23 @@ class LineDisplay:
 
     def update(self, progress: DownloadProgress) -> None:
         """A line when a file's state changes, and one now and then."""
+        if progress.state == "checking":
+            if not self._checking:
+                self._say(f"the model is here already; reading it ({gigabytes(progress.convert_bytes)})")
+            self._checking = True
+            return
         if progress.state == "waiting":
             if not self._waiting:
                 self._say("another process is downloading this model; waiting for it")
             self._waiting = True
             return
+        if self._stalled != (progress.stalled is not None):
+            self._stalled = not self._stalled
+            self._say(
+                f"waiting for the network ({progress.stalled}); it goes on by itself"
+                if self._stalled
+                else "the network is back"
+            )
         for file in progress.files:
             if self._states.get(file.name) != file.state and file.state != "waiting":
                 words = {"here": "verified", "done": "converted"}.get(file.state, file.state)
@@ -177,6 +204,9 @@ class BarDisplay:
 
     def planned(self, plan: DownloadPlan) -> None:
         """The plan and the table of the fit."""
+        self._bars.stop()
+        for line in fault_lines(plan):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._console.print(f"{plan.listing.repository} at {plan.listing.commit[:12]}", highlight=False)
         for line in plan.fit.lines():
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -184,11 +214,15 @@ class BarDisplay:
 
     def update(self, progress: DownloadProgress) -> None:
         """Moves the bars."""
+        if progress.state == "checking":
+            self._bars.start()
+            self._move("checking", progress.converted_bytes, progress.convert_bytes, "the model is here already")
+            return
         if progress.state == "waiting":
             self._move("waiting", 0, None, "another process is downloading this model")
             return
-        if "waiting" in self._tasks:
-            self._bars.remove_task(self._tasks.pop("waiting"))
+        for name in {"checking", "waiting"} & self._tasks.keys():
+            self._bars.remove_task(self._tasks.pop(name))
         if progress.state == "done":
             return
         for file in progress.files:
@@ -196,9 +230,8 @@ class BarDisplay:
             self._move(file.name, file.done_bytes, file.total_bytes, words)
         speed = self._speed.update(progress.downloaded_bytes)
         left = Speed.left(progress.download_bytes - progress.downloaded_bytes, speed)
-        self._move(
-            "downloaded", progress.downloaded_bytes, progress.download_bytes, f"{speed / 1e6:.1f} MB/s  {left}".strip()
-        )
+        note = f"{speed / 1e6:.1f} MB/s  {left}".strip() if progress.stalled is None else "waiting for the network"
+        self._move("downloaded", progress.downloaded_bytes, progress.download_bytes, note)
         self._move("converted", progress.converted_bytes, progress.convert_bytes, "")
 
     def close(self) -> None:

@@ -6,12 +6,12 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 
-from gptoss_mlx.cli.download_display import display_for, plan_facts
-from gptoss_mlx.convert.download import destination, download, find_there
-from gptoss_mlx.convert.download_plan import plan_download
-from gptoss_mlx.convert.fetch import FetchOptions, Stopped
-from gptoss_mlx.convert.hub import split_name
+from gptoss_mlx.cli.download_display import display_for, fault_lines, plan_facts
+from gptoss_mlx.convert.download import download
+from gptoss_mlx.convert.fetch import FetchOptions
+from gptoss_mlx.convert.request import disk_sentences, make_request
 from gptoss_mlx.errors import GptOssError, UsageError
+from gptoss_mlx.manifest import Manifest
 from gptoss_mlx.memory import gigabytes
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -63,6 +63,7 @@ def pull(
             context=context,
             force=force,
             keep_download=keep_download,
+            verify=True,
             options=options,
             planned=display.planned,
             progress=display.update,
@@ -70,10 +71,11 @@ def pull(
     if as_json:
         print(json.dumps({"type": "done", **asdict(report), "folder": str(report.folder)}), flush=True)
     elif report.already_there:
-        print(f"{report.folder} is here already ({gigabytes(report.total_bytes)}); nothing to do")
+        print(f"{report.folder} is here already ({gigabytes(report.total_bytes)}), every byte of it; nothing to do")
     else:
         name = report.folder.name if path is None else shlex.quote(str(report.folder))
-        print(f"{report.folder}: {gigabytes(report.total_bytes)} in {report.seconds:.0f} s; next: gptoss chat {name}")
+        done = "mended" if report.mended else gigabytes(report.total_bytes)
+        print(f"{report.folder}: {done} in {report.seconds:.0f} s; next: gptoss chat {name}")
     return 0
 
 
@@ -109,28 +111,29 @@ def read_rate(text: str) -> float:
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
-    repository, revision = split_name(arguments.model)
-    target = destination(repository, arguments.path, arguments.dense_bits)
-    if (there := find_there(target, repository, revision, arguments.dense_bits)) is not None:
-        if arguments.json:
-            print(json.dumps({"type": "plan", "folder": str(target), "already_there": True}))
-        else:
-            print(f"{target} is here already ({gigabytes(there.total_bytes)}); there is nothing to do")
-        return 0
-    plan = plan_download(
-        target,
-        repository,
-        revision,
+    request = make_request(
+        arguments.model,
+        path=arguments.path,
         dense_bits=arguments.dense_bits,
         context=arguments.context,
         options=fetch_options(arguments),
-        stopped=Stopped(),
         keep_download=arguments.keep_download,
     )
+    with disk_sentences(request.target, "read"):
+        found = request.look(thorough=True, report=lambda progress: None)
+    if isinstance(found, Manifest):
+        if arguments.json:
+            print(json.dumps({"type": "plan", "folder": str(request.target), "already_there": True}))
+        else:
+            print(f"{request.target} is here already ({gigabytes(found.total_bytes)}); there is nothing to do")
+        return 0
+    plan, _ = request.first_plan(found)
     if arguments.json:
         print(json.dumps(plan_facts(plan)))
     else:
         print(f"{plan.listing.repository} at {plan.listing.commit[:12]} -> {plan.target}")
+        for line in fault_lines(plan):
+            print(line)
         for shard in plan.shards:
             wanted = any(step.shard is shard for step in plan.steps)
             where = "in the hub's cache" if shard.cached else "here" if shard.path in plan.whole else "to download"

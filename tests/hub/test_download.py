@@ -1,6 +1,9 @@
 """`download` against the stand-in: the same bytes as a conversion, or nothing, whatever happens on the way."""
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -318,6 +321,46 @@ def test_a_disk_that_fills_up_on_the_way_is_one_sentence(
     monkeypatch.setattr(os, "write", real_write)
     assert names() == ["pocket"]
     assert content(download("20b", options=QUICK).folder) == converted[None]
+
+
+WITHOUT_PRIVILEGES = """
+import ctypes, os, sys
+if os.geteuid() == 0:
+    # root passes every permission by these two capabilities: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH.
+    for capability in (1, 2):
+        assert ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) == 0
+os.execv(sys.executable, [sys.executable, "-m", "gptoss_mlx.cli", *sys.argv[1:]])
+"""
+"""Runs gptoss as somebody who may only do what permissions allow; PR_CAPBSET_DROP is 24."""
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="root passes every permission here")
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_a_folder_without_permission_is_refused_in_one_sentence(
+    mode: int, hub: StandInHub, tmp_path: Path, converted: dict[int | None, dict[str, bytes]]
+) -> None:
+    """For real, in a process without root's privileges."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(mode)
+    variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "GPTOSS_HOME": str(closed / "home")}
+
+    def pull(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", WITHOUT_PRIVILEGES, "pull", "20b", *arguments]
+        environment = {**os.environ, **variables}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    for arguments in ((), ("--dry-run",)) if mode == 0o000 else ((),):
+        refused = pull(*arguments)
+        assert refused.returncode == 2, refused.stderr
+        error = refused.stderr.splitlines()[-1]
+        assert "closed" in error
+        said = "cannot be read" if mode == 0o000 else "cannot be written to"
+        assert f"{said} (Permission denied); make it" in error
+        assert "Traceback" not in refused.stderr
+    closed.chmod(0o755)
+    assert pull().returncode == 0
+    assert content(closed / "home" / "models" / "gpt-oss-20b") == converted[None]
 
 
 def test_a_place_that_cannot_be_written_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def counted(function):
     return call
 
 # Every way in which a download changes the disk: the process dies just before the n-th of these calls.
-for name in ("fsync", "write", "pwrite", "ftruncate", "truncate"):
+for name in ("fsync", "write", "pwrite", "ftruncate", "truncate", "link"):
     setattr(os, name, counted(getattr(os, name)))
 Path.rename, Path.unlink, Path.mkdir = map(counted, (Path.rename, Path.unlink, Path.mkdir))
 shutil.rmtree = counted(shutil.rmtree)
@@ -120,6 +120,40 @@ def test_death_at_some_steps(published: Path, home: Path, monkeypatch: pytest.Mo
 @pytest.mark.timeout(1200)
 def test_death_at_sixty_steps(published: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     die_at_steps(published, home, monkeypatch, kills=60, seed=2)
+
+
+def die_mending(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, *, kills: int, seed: int) -> None:
+    """A model is damaged, and pulls that mend it die; what was there stays until it is whole."""
+    choice = random.Random(seed)
+    target = home / "models" / "gpt-oss-20b"
+    with serve(folder, monkeypatch):
+        finish(pull())
+        whole = content(target)
+        died = 0
+        while died < kills:
+            (target / "layer-03.safetensors").unlink()
+            (target / "layer-00.safetensors").write_bytes(bytes(len(whole["layer-00.safetensors"])))
+            damaged = content(target)
+            process = start("-c", KILLED_AT, str(choice.randrange(120)))
+            _, error = process.communicate(timeout=60)
+            assert process.returncode in (0, 9), error.decode()
+            died += process.returncode == 9
+            if target.exists():
+                found = content(target)
+                assert found == damaged or {name: found.get(name) for name in whole} == whole
+            finish(pull())
+            assert content(target) == whole
+            assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_death_while_a_model_is_mended(published: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    die_mending(published, home, monkeypatch, kills=3, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_death_at_thirty_steps_of_mending(published: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    die_mending(published, home, monkeypatch, kills=30, seed=4)
 
 
 def kill_at_bytes(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, *, kills: int, seed: int) -> list[int]:

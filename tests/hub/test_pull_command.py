@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.stand_in import StandInHub
+from tests.hub.stand_in import COMMIT, StandInHub
 from tests.terminal import Terminal
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -66,7 +66,13 @@ def test_from_nothing_to_an_answer_and_back(hub: StandInHub, home: Path) -> None
     answer = gptoss("ask", "-m", "20b", "Hello", "--max-tokens", "3", "--seed", "1")
     assert answer.returncode == 0, answer.stderr
     assert "just now" in gptoss("list").stdout.splitlines()[2]
-    assert gptoss("verify", "20b").stdout.endswith("all as converted\n")
+    hub.forget()
+    verified = gptoss("verify", "20b").stdout.splitlines()
+    assert verified[0] == f"made of openai/gpt-oss-20b@{COMMIT}:"
+    size, sha256 = (hub.folder / SHARD).stat().st_size, hub.sha256(hub.folder / SHARD)
+    assert f"  {SHARD}  {size:,} bytes  sha256 {sha256}" in verified
+    assert verified[-1].endswith("all as converted")
+    assert hub.requests == []
 
     gone = gptoss("rm", "20b")
     assert (gone.returncode, gone.stderr) == (0, "")
@@ -125,6 +131,19 @@ def test_ctrl_c_keeps_what_came_and_rm_takes_it_away(hub: StandInHub, home: Path
     assert "gpt-oss-20b.partial: a download that runs or was stopped" in listed.stderr
     assert gptoss("rm", "20b").returncode == 0
     assert list((home / "models").iterdir()) == []
+
+
+def test_a_network_that_is_gone_for_a_while_is_told_once(hub: StandInHub) -> None:
+    hub.fail("cut", SHARD, times=1, after=300_000)
+    hub.fail("status", SHARD, times=5, status=503, retry_after="1")
+    done = gptoss("pull", "20b")
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    said = [number for number, line in enumerate(lines) if "network" in line]
+    assert len(said) == 2
+    assert lines[said[0]].startswith(f"waiting for the network ({SHARD}: the hub answers HTTP 503")
+    assert lines[said[0]].endswith("); it goes on by itself")
+    assert lines[said[1]] == "the network is back"
 
 
 def test_a_pull_that_runs_cannot_be_removed_and_a_second_one_waits(hub: StandInHub, home: Path) -> None:
