@@ -37,13 +37,14 @@ ANSWER_INTERVAL: Final = 512
 """The same of an answer."""
 
 NEAR: Final = 8
-"""An end of a message so few tokens before the start of the turn's answers is left to that."""
+"""The last end of a message before the turn's answers is left to their start where that is so few tokens on."""
 
 
 def prompt_ends(prompt: Sequence[int], end_ids: Collection[int], start: int) -> list[int]:
     """Where messages of `prompt` end, rising, and `start`, where the turn's answers begin. Positions, as lengths."""
-    ends = (position for position, token in enumerate(prompt, 1) if token in end_ids)
-    return sorted({start, *(position for position in ends if not start - NEAR <= position < start)})
+    ends = [position for position, token in enumerate(prompt, 1) if token in end_ids]
+    asked = max((position for position in ends if position < start), default=0)
+    return sorted({start, *ends}.difference([asked] if start - asked <= NEAR else []))
 
 
 def prompt_places(prompt: Sequence[int], ends: Sequence[int], read: int) -> list[int]:

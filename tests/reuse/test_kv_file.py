@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gptoss_mlx import kv_file
+from gptoss_mlx.cache import FullLayerCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import GptOssError, NotEnoughDisk, UsageError
 from gptoss_mlx.kv_file import MAGIC, read_kv_file, write_kv_file
@@ -224,6 +225,14 @@ def test_an_older_file_stays_when_writing_fails(
         write_kv_file(tmp_path / "nowhere" / "a.kv", kept)
 
 
+def rows_of(held: HeldCache) -> np.ndarray:
+    """All that the first full layer holds."""
+    layer = held.cache.layers[1]
+    assert isinstance(layer, FullLayerCache)
+    (rows,) = layer.rows(held.cache.offset)
+    return np.array(rows.astype(mx.float32))
+
+
 def test_eight_bits_halve_the_rows_and_change_them_by_no_more_than_half_a_step(short: Model, tmp_path: Path):
     held = held_after(short, 400)
     plain, cut = record(held, 400, "model"), record(held, 400, "model", 8)
@@ -232,8 +241,7 @@ def test_eight_bits_halve_the_rows_and_change_them_by_no_more_than_half_a_step(s
     # One scale for 16 values here; 64 in the models of OpenAI.
     rows = plain.arrays[2].nbytes
     assert sum(array.nbytes for array in cut.arrays[2:4]) <= rows * (0.5 + 4 / 32)
-    (exact,), (found,) = (cache.cache.layers[1].rows(400) for cache in (held, again))
-    exact, found = (np.array(rows.astype(mx.float32)) for rows in (exact, found))
+    exact, found = rows_of(held), rows_of(again)
     steps = np.abs(exact).max(axis=-1, keepdims=True) / 127
     # Half a step, and a rounding to bfloat16.
     assert (np.abs(found - exact) <= 0.5 * steps + 2**-8 * np.abs(exact) + 1e-6).all()

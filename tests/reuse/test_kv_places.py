@@ -67,3 +67,8 @@ def test_a_cold_prompt_is_kept_at_its_end_where_answers_begin_and_between_long_m
 def test_messages_that_end_after_the_answers_began_are_places_too():
     prompt = [1] * 40 + [END, 2, 3] + [4] * 20 + [END] + [5] * 9 + [END, 2, 3]
     assert prompt_ends(prompt, {END}, 43) == [43, 64, 74]
+
+
+def test_a_question_of_a_word_does_not_cost_the_place_before_it():
+    prompt = [1] * 40 + [END] + [9, END] + [2, 3]
+    assert prompt_ends(prompt, {END}, len(prompt)) == [41, 45]
