@@ -157,6 +157,8 @@ class Database:
         try:
             db.execute("PRAGMA temp_store = MEMORY")
             db.execute("PRAGMA foreign_keys = ON")
+            # On a Mac, what is written through is otherwise in the drive's own memory.
+            db.execute("PRAGMA fullfsync = ON")
             # Another program's file stays as it is, the kind of its log, too.
             read_version(db, str(self.path))
             _use_log(db)
