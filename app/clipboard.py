@@ -15,12 +15,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from gptoss_mlx.errors import UsageError
-
-if TYPE_CHECKING:
-    from textual.app import App
 
 OSC52_LIMIT: Final = 74_994
 """Characters of a sequence's base64 that terminals commonly take; what is longer, they drop without a word."""
@@ -30,13 +27,6 @@ _SECONDS: Final = 3.0
 
 _SCREEN_PIECE: Final = 700
 """Characters that GNU screen passes on at once."""
-
-
-async def copy_from_app(app: "App[Any]", text: str) -> str:
-    """`copy_text` by way of the app's terminal."""
-    # Textual has no public way to send a sequence of one's own.
-    driver = app._driver
-    return await copy_text(text, lambda sequence: None if driver is None else driver.write(sequence))
 
 
 async def copy_text(

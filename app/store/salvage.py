@@ -23,6 +23,11 @@ SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside the file: what was written last, and an index of it."""
 
 
+def decode(data: bytes) -> str:
+    """Text of the file; damaged bytes in it become U+FFFD and keep nobody from reading the rest."""
+    return data.decode("utf-8", "replace")
+
+
 def unwritable_copy(path: Path) -> sqlite3.Connection | None:
     """A connection to what the file held when it was last closed well, or to a copy of it; None where it cannot be
     read."""
@@ -50,7 +55,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         db.close()
         raise
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         # Damaged: what can be read is for the caller to find out.
         return db
     return db
@@ -89,7 +94,7 @@ def _is_sound(path: Path) -> bool:
     try:
         with contextlib.closing(_read_only(path)) as db:
             return bool(db.execute("PRAGMA quick_check (1)").fetchone()[0] == "ok")
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return False
 
 
@@ -112,7 +117,7 @@ def _copy_readable(path: Path, fresh: Path) -> tuple[int, int]:
         with contextlib.closing(_read_only(path)) as source:
             # Lets a file be read of which the end is missing.
             source.execute("PRAGMA writable_schema = ON")
-            source.text_factory = lambda data: data.decode("utf-8", "replace")
+            source.text_factory = decode
             _copy_rows(source, target, "conversations")
             _copy_rows(source, target, "turns")
         _mend(target)
@@ -133,7 +138,7 @@ def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection, table: st
 
 
 def _until_damage(source: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
         yield from source.execute(query)
 
 
