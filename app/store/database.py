@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gptoss_mlx.app.store.memory import carry_over, changed_turns, note_changes
-from gptoss_mlx.app.store.salvage import decode, replace_damaged, unwritable_copy
+from gptoss_mlx.app.store.memory import carry_over, changed_turns, memory_copy
+from gptoss_mlx.app.store.rows import decode
+from gptoss_mlx.app.store.salvage import identity, replace_damaged, unwritable_copy
 from gptoss_mlx.app.store.schema import prepare, read_version
 from gptoss_mlx.app.store.search import rebuild_index
 from gptoss_mlx.errors import StoreError
@@ -109,22 +110,22 @@ class Database:
         """What `work` gives: all that it writes is kept, or nothing when it raises. May call it again, when the first
         attempt could not be kept."""
         self.retry()
-        for mended in (False, True):
-            if self.apart:
-                break
+        mended = False
+        while True:
+            with self._lock:
+                if self._memory is not None:
+                    return _transact(self._memory, work)
             try:
-                if _identity(self.path) != self._identity:
+                if identity(self.path) != self._identity:
                     raise FileNotFoundError(errno.ENOENT, "it was moved or deleted while it was open")
                 return self._write_to_disk(work, durable)
             except _FAILURES as error:
                 # No row that is written here breaks a rule of its table: then the index is not what it should be.
                 if not mended and (_is_damage(error) or isinstance(error, sqlite3.IntegrityError)):
+                    mended = True
                     self._repair(error)
                 else:
                     self._go_to_memory(error)
-        with self._lock:
-            assert self._memory is not None
-            return _transact(self._memory, work)
 
     def take_notices(self) -> list[str]:
         """Sentences about what was found damaged and what was done; each is given once."""
@@ -161,6 +162,7 @@ class Database:
             # What is said in a chat is nobody else's; SQLite gives the files beside it the same permissions.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        self._identity = self._identity or identity(self.path)
         db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             db.text_factory = decode
@@ -172,7 +174,6 @@ class Database:
             read_version(db, str(self.path))
             _use_log(db)
             prepare(db, str(self.path))
-            self._identity = self._identity or _identity(self.path)
         except BaseException:
             db.close()
             raise
@@ -222,14 +223,8 @@ class Database:
         with self._lock:
             if self._memory is not None:
                 return
-            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             source = self._idle.pop() if self._idle else unwritable_copy(self.path)
-            if source is not None:
-                with contextlib.closing(source), contextlib.suppress(sqlite3.Error):
-                    source.backup(memory)
-            memory.execute("PRAGMA foreign_keys = ON")
-            prepare(memory, str(self.path))
-            note_changes(memory)
+            memory = memory_copy(source, str(self.path))
             self._drop_connections()
             self._identity = None
             self._memory = memory
@@ -265,9 +260,9 @@ class Database:
             if (index_only or isinstance(error, sqlite3.IntegrityError)) and self._mend_index():
                 return
             self._drop_connections()
-            self._identity = None
+            seen, self._identity = self._identity, None
             try:
-                notice = replace_damaged(self.path)
+                notice = replace_damaged(self.path, seen)
                 self._idle.append(self._connect())
             except _FAILURES as trouble:
                 self._go_to_memory(trouble)
@@ -307,15 +302,6 @@ def _use_log(db: sqlite3.Connection) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
             time.sleep(0.01)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells the file from another one in its place; None when there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _is_damage(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from gptoss_mlx.app.store.rows import TURN_COLUMNS, read_turn
+from gptoss_mlx.app.store.rows import TURN_COLUMNS, decode, read_turn
 from gptoss_mlx.app.store.schema import APART, prepare
 from gptoss_mlx.app.store.search import index_title, index_turn
 from gptoss_mlx.app.store.writers import lock_file
@@ -23,9 +23,13 @@ SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside the file: what was written last, and an index of it."""
 
 
-def decode(data: bytes) -> str:
-    """Text of the file; damaged bytes in it become U+FFFD and keep nobody from reading the rest."""
-    return data.decode("utf-8", "replace")
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file from another one in its place; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def unwritable_copy(path: Path) -> sqlite3.Connection | None:
@@ -61,14 +65,15 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return db
 
 
-def replace_damaged(path: Path) -> str | None:
+def replace_damaged(path: Path, seen: tuple[int, int] | None) -> str | None:
     """Moves the damaged file aside and puts a new one in its place with all that can be read; one sentence about it.
 
-    None when another app has done so meanwhile. Raises OSError and sqlite3.Error when it cannot be done.
+    `seen` is the identity of the damaged file: None is given when another app has replaced it meanwhile. Raises
+    OSError and sqlite3.Error when it cannot be done.
     """
     handle = lock_file(path.with_name(path.name + "-writers") / "repair")
     try:
-        if _is_sound(path):
+        if identity(path) != seen:
             return None
         fresh = path.with_name(f"{path.name}-recovered-{os.getpid()}")
         fresh.unlink(missing_ok=True)
@@ -88,14 +93,6 @@ def replace_damaged(path: Path) -> str | None:
         os.close(handle)
     found = f"{kept} conversations with {turns} turns were recovered from it" if kept else "nothing could be read of it"
     return f"{path} was damaged and is now {aside.name}; {found}"
-
-
-def _is_sound(path: Path) -> bool:
-    try:
-        with contextlib.closing(_read_only(path)) as db:
-            return bool(db.execute("PRAGMA quick_check (1)").fetchone()[0] == "ok")
-    except (sqlite3.Error, UnicodeDecodeError):
-        return False
 
 
 def _free_name(path: Path) -> Path:
