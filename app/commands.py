@@ -173,6 +173,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "code",
         "transcript",
     ),
+    _widget("to_composer", "Back to writing", "", "Turns and copying", ("tab",), "transcript", "write"),
     _widget(
         "select",
         "Move from turn to turn",
@@ -218,7 +219,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "history",
     ),
     _widget("attach", "Attach a file", "type @ and a path; the list completes it", "Writing", ("@",), "composer"),
-    _widget("focus", "To the transcript and back", "", "Writing", ("tab", "shift+tab"), "composer", "transcript"),
+    _widget("to_transcript", "To the transcript", "and its keys", "Writing", ("tab",), "composer", "transcript"),
     Command("help", "Help", "every key and command", "Screens", ("f1",), "help", "help"),
     Command("statistics", "Statistics", "of the last answer: tokens, times, speed", "Screens", ("f2",), "stats"),
     Command(
@@ -234,7 +235,17 @@ COMMANDS: Final[tuple[Command, ...]] = (
 BY_NAME: Final[Mapping[str, Command]] = {command.name: command for command in COMMANDS}
 
 HINTS: Final[Mapping[Moment, tuple[str, ...]]] = {
-    "writing": ("send", "new_line", "help", "conversations", "models", "cycle_effort", "command_palette", "quit"),
+    "writing": (
+        "send",
+        "new_line",
+        "help",
+        "conversations",
+        "models",
+        "cycle_effort",
+        "command_palette",
+        "to_transcript",
+        "quit",
+    ),
     "answering": ("stop", "answer_now", "toggle_reasoning", "help", "command_palette"),
     "reading": (
         "select",
@@ -245,7 +256,7 @@ HINTS: Final[Mapping[Moment, tuple[str, ...]]] = {
         "regenerate",
         "continue_answer",
         "previous_branch",
-        "focus",
+        "to_composer",
         "help",
     ),
 }
