@@ -28,6 +28,8 @@ DARK: Final = Theme(
     panel="#272b30",
     dark=True,
     variables={
+        "text-muted": "#949ba4",
+        "foreground-muted": "#949ba4",
         "border": "#4d545d",
         "border-blurred": "#353a41",
         "block-cursor-background": "#2f4a60",
@@ -61,6 +63,8 @@ LIGHT: Final = Theme(
     panel="#e8e6e0",
     dark=False,
     variables={
+        "text-muted": "#666b72",
+        "foreground-muted": "#666b72",
         "border": "#a9a59b",
         "border-blurred": "#d3d0c8",
         "block-cursor-background": "#cfe0ec",

@@ -41,5 +41,5 @@ def render_keys(moment: Moment, width: int) -> Content:
 def _hint(command: Command) -> Content:
     # Two keys for two directions of one thing.
     keys = _PAIRS.get(command.name) or key_label(command.keys[0])
-    hint = Content.assemble((keys, "$footer-key-foreground bold"), (f" {command.hint}", "$text-muted"))
+    hint = Content.assemble((keys, "$footer-key-foreground bold"), (f" {command.hint}", "$foreground-muted"))
     return hint.stylize(f"@click=app.{command.name}") if command.action else hint

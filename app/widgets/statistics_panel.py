@@ -111,11 +111,12 @@ def lay_out(rows: list[Row], width: int) -> Content:
     if width < NARROWEST_LINES:
         label_width = max(len(label) for label, _ in rows) + 2
         return Content("\n").join(
-            Content.assemble((label.ljust(label_width) if label else "", "$text-muted"), value) for label, value in rows
+            Content.assemble((label.ljust(label_width) if label else "", "$foreground-muted"), value)
+            for label, value in rows
         )
     lines = [Content("")]
     for label, value in rows:
-        part = Content.assemble((f"{label} " if label else "", "$text-muted"), value)
+        part = Content.assemble((f"{label} " if label else "", "$foreground-muted"), value)
         longer = Content.assemble(lines[-1], "   ", part) if lines[-1].plain else part
         if longer.cell_length > width:
             lines.append(part)

@@ -92,15 +92,15 @@ def _model(status: Status, without: frozenset[str]) -> Content:
     if status.session == "failed":
         return Content.assemble(name, (" could not be loaded", "$text-error"))
     if status.session == "none":
-        return Content.assemble(name, (" not loaded", "$text-muted")) if status.model else name
+        return Content.assemble(name, (" not loaded", "$foreground-muted")) if status.model else name
     if status.session == "ready":
         return name
     if status.loading is None or not status.loading[1]:
-        return Content.assemble(name, (" is loading", "$text-muted"))
+        return Content.assemble(name, (" is loading", "$foreground-muted"))
     done, total = status.loading
     share = done / total
     bar = Content("") if "bar" in without else Content.assemble(_bar(share, "$primary"), " ")
-    return Content.assemble(name, (" loading ", "$text-muted"), bar, f"{_percent(share)} %")
+    return Content.assemble(name, (" loading ", "$foreground-muted"), bar, f"{_percent(share)} %")
 
 
 def _context(status: Status, without: frozenset[str]) -> Content:
@@ -121,7 +121,7 @@ def _activity(status: Status, without: frozenset[str]) -> list[Content]:
         return [_reading(*status.reading)]
     parts = []
     if status.tokens_per_second is not None and "speed" not in without:
-        parts.append(Content.assemble(f"{status.tokens_per_second:.1f}", (" tok/s", "$text-muted")))
+        parts.append(Content.assemble(f"{status.tokens_per_second:.1f}", (" tok/s", "$foreground-muted")))
     if status.ttft_seconds is not None and "first token" not in without:
         label = "first " if "labels" in without else "first token "
         parts.append(Content.assemble(_muted(label), f"{status.ttft_seconds:.2f} s"))
@@ -165,4 +165,4 @@ def _label(text: str, without: frozenset[str]) -> Content:
 
 
 def _muted(text: str) -> Content:
-    return Content.styled(text, "$text-muted")
+    return Content.styled(text, "$foreground-muted")
