@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHOWN: Final = 200
 """Conversations in the list at most; the search finds the others."""
 
-_KEYS: Final = "Enter open   Ctrl+R rename   Ctrl+X delete   Ctrl+E export   Esc close"
+_KEYS: Final = "Enter open  Ctrl+R rename  Ctrl+X delete  Ctrl+E export"
 
 
 class ConversationsScreen(ModalScreen[int | None]):
@@ -68,6 +68,7 @@ class ConversationsScreen(ModalScreen[int | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="sheet") as sheet:
             sheet.border_title = "Conversations"
+            sheet.border_subtitle = "Esc closes"
             yield Input(placeholder="Search titles and what was said", compact=True)
             yield OptionList(markup=False)
             yield Static(_KEYS, classes="note", markup=False)
