@@ -11,8 +11,10 @@ from typing import Final
 
 from textual.theme import BUILTIN_THEMES, Theme
 
-AUTOMATIC: Final = "auto"
-"""The preference for: dark or light, as the terminal says it is."""
+from gptoss_mlx.app.preferences import DEFAULT_THEME
+
+AUTOMATIC: Final = DEFAULT_THEME
+"""The preference for our own theme, dark or light as the terminal says it is."""
 
 DARK: Final = Theme(
     name="gptoss-dark",
@@ -90,7 +92,7 @@ OWN_THEMES: Final = (DARK, LIGHT)
 
 
 def theme_names() -> list[str]:
-    """What the preference may be: `auto`, our own themes, then Textual's in alphabetical order."""
+    """What the preference may be: `gptoss`, our own two themes, then Textual's in alphabetical order."""
     return [AUTOMATIC, *(theme.name for theme in OWN_THEMES), *sorted(BUILTIN_THEMES)]
 
 
