@@ -4,10 +4,12 @@ HTML is shown as it was written instead of vanishing, code without a language is
 second a block), and only links to the web are opened.
 """
 
+from typing import ClassVar
+
 from markdown_it import MarkdownIt
 from textual.content import Content
 from textual.widgets import Markdown
-from textual.widgets.markdown import MarkdownFence
+from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
 LINK_SCHEMES = ("http://", "https://", "mailto:")
 """What a click opens; a link to a file or a script is only shown."""
@@ -26,7 +28,11 @@ class AnswerFence(MarkdownFence):
 class AnswerMarkdown(Markdown):
     """Rendered Markdown."""
 
-    BLOCKS = {**Markdown.BLOCKS, "fence": AnswerFence, "code_block": AnswerFence}
+    BLOCKS: ClassVar[dict[str, type[MarkdownBlock]]] = {
+        **Markdown.BLOCKS,
+        "fence": AnswerFence,
+        "code_block": AnswerFence,
+    }
 
     def __init__(self, markdown: str | None = None, *, classes: str | None = None) -> None:
         super().__init__(
