@@ -3,7 +3,7 @@
 Gives a `SettingsChange`, or None when all stays as it is. The theme is shown as soon as it is chosen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
 from textual import work
@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Checkbox, Input, Select, Static, TextArea
+from textual.widgets import Input, Select, Static, TextArea
 
 from gptoss_mlx.app.conversation import ChatSettings
 from gptoss_mlx.app.preferences import EFFORTS, Preferences
@@ -30,10 +30,17 @@ from gptoss_mlx.app.settings_form import (
 from gptoss_mlx.app.themes import chosen_theme, theme_names
 from gptoss_mlx.errors import UsageError
 
-_KEYS: Final = "Ctrl+S for this conversation  Ctrl+D as the default  Tab next"
+_KEYS: Final = "Ctrl+S for this conversation  Ctrl+D as the default"
 
-_CHOICES: Final[dict[str, Callable[[], list[str]]]] = {"effort": lambda: list(EFFORTS), "theme": theme_names}
-_SWITCHES: Final = ("keep_reasoning_open", "show_statistics")
+_SWITCH: Final = {"no": False, "yes": True}
+
+_CHOICES: Final[Mapping[str, Callable[[], Mapping[str, Any]]]] = {
+    "effort": lambda: {word: word for word in EFFORTS},
+    "theme": lambda: {name: name for name in theme_names()},
+    "keep_reasoning_open": lambda: _SWITCH,
+    "show_statistics": lambda: _SWITCH,
+}
+"""Settings that are chosen from a list: words and values."""
 
 
 class SettingsScreen(ModalScreen[SettingsChange | None]):
@@ -52,6 +59,8 @@ class SettingsScreen(ModalScreen[SettingsChange | None]):
         self._preferences = preferences
         self._old = {name: getattr(preferences, name) for name in (*CHAT_FIELDS, *APP_FIELDS)}
         self._old |= {name: value for name in CHAT_FIELDS if (value := getattr(settings, name)) is not None}
+
+        self._shown_theme = preferences.theme
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="sheet") as sheet:
@@ -73,16 +82,9 @@ class SettingsScreen(ModalScreen[SettingsChange | None]):
             if name == "instructions":
                 yield TextArea(value or "", id=name, compact=True, tab_behavior="focus")
             elif name in _CHOICES:
-                names = _CHOICES[name]()
-                yield Select(
-                    [(word, word) for word in names],
-                    value=value if value in names else names[0],
-                    allow_blank=False,
-                    compact=True,
-                    id=name,
-                )
-            elif name in _SWITCHES:
-                yield Checkbox(value=value, compact=True, id=name)
+                choices = _CHOICES[name]()
+                known = value if value in choices.values() else next(iter(choices.values()))
+                yield Select(choices.items(), value=known, allow_blank=False, compact=True, id=name)
             else:
                 yield Input(shown_value(value), placeholder=PLACEHOLDERS[name], compact=True, id=name)
 
@@ -90,7 +92,9 @@ class SettingsScreen(ModalScreen[SettingsChange | None]):
         self.query_one("#instructions").focus()
 
     def on_select_changed(self, event: Select.Changed) -> None:
-        if event.select.id == "theme":
+        # The list says what it shows when it is made, too.
+        if event.select.id == "theme" and event.value != self._shown_theme:
+            self._shown_theme = str(event.value)
             self.app.theme = chosen_theme(str(event.value))
 
     def action_keep(self, default: bool) -> None:
@@ -113,7 +117,7 @@ class SettingsScreen(ModalScreen[SettingsChange | None]):
         values: dict[str, Any] = {}
         for name in self._old:
             widget = self.query_one(f"#{name}")
-            if isinstance(widget, Checkbox | Select):
+            if isinstance(widget, Select):
                 values[name] = widget.value
                 continue
             text = widget.text if isinstance(widget, TextArea) else widget.value if isinstance(widget, Input) else ""
