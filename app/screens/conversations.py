@@ -76,10 +76,14 @@ class ConversationsScreen(ModalScreen[int | None]):
     def on_mount(self) -> None:
         self.query_one(OptionList).can_focus = False
         self.query_one(Input).focus()
-        self.refresh_list()
+        self.search()
 
-    @work(exclusive=True)
-    async def refresh_list(self, keep: int | None = None) -> None:
+    @work(exclusive=True, group="search")
+    async def search(self) -> None:
+        """Shows what the field asks for now."""
+        await self._list()
+
+    async def _list(self, keep: int | None = None) -> None:
         """Shows what the field asks for; the cursor goes to conversation `keep`, where it is among them."""
         words = self.query_one(Input).value.strip()
         try:
@@ -99,7 +103,7 @@ class ConversationsScreen(ModalScreen[int | None]):
             self._say("")
 
     def on_input_changed(self) -> None:
-        self.refresh_list()
+        self.search()
 
     def on_input_submitted(self) -> None:
         if (chosen := self._chosen()) is not None:
@@ -153,7 +157,7 @@ class ConversationsScreen(ModalScreen[int | None]):
         except GptOssError as error:
             self._say(str(error))
             return False
-        await self.refresh_list(keep).wait()
+        await self._list(keep)
         return True
 
     def _chosen(self) -> "ConversationSummary | None":

@@ -76,7 +76,7 @@ class ModelsScreen(ModalScreen[str | None]):
         self.set_interval(LOOK_SECONDS, self._look)
         self._look()
 
-    @work(exclusive=True)
+    @work(exclusive=True, group="list")
     async def refresh_list(self) -> None:
         """Looks up what there is and shows it."""
         try:

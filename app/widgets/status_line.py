@@ -34,6 +34,8 @@ class Status:
     session: SessionState = "none"
     loading: tuple[int, int] | None = None
     """Bytes of the weights that are read, and all of them."""
+    checking: tuple[int, int] | None = None
+    """Kernels that are checked, and all of them, where that is done for the first time."""
     effort: str = ""
     used: int = 0
     """Tokens of the conversation."""
@@ -95,12 +97,12 @@ def _model(status: Status, without: frozenset[str]) -> Content:
         return Content.assemble(name, (" not loaded", "$foreground-muted")) if status.model else name
     if status.session == "ready":
         return name
-    if status.loading is None or not status.loading[1]:
-        return Content.assemble(name, (" is loading", "$foreground-muted"))
-    done, total = status.loading
-    share = done / total
+    doing, progress = (" checking kernels ", status.checking) if status.checking else (" loading ", status.loading)
+    if progress is None or not progress[1]:
+        return Content.assemble(name, _muted(" is loading"))
+    share = progress[0] / progress[1]
     bar = Content("") if "bar" in without else Content.assemble(_bar(share, "$primary"), " ")
-    return Content.assemble(name, (" loading ", "$foreground-muted"), bar, f"{_percent(share)} %")
+    return Content.assemble(name, _muted(doing), bar, f"{_percent(share)} %")
 
 
 def _context(status: Status, without: frozenset[str]) -> Content:
