@@ -25,8 +25,8 @@ FILE_NAME: Final = "settings.toml"
 EFFORTS: Final = ("none", "low", "medium", "high")
 """As `gptoss_mlx.options.EFFORTS`, which brings MLX with it."""
 
-DEFAULT_THEME: Final = "gptoss"
-"""The app's own."""
+DEFAULT_THEME: Final = "auto"
+"""The app's own colours, dark or light as the terminal is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,12 @@ def _is_switch(value: Any) -> bool:
 
 
 SETTINGS: Final[dict[str, Setting]] = {
-    "theme": Setting("The colours of the app.", f'"{DEFAULT_THEME}"', "a theme's name", _is_text),
+    "theme": Setting(
+        "The colours of the app: auto goes by the terminal, the app lists the others.",
+        f'"{DEFAULT_THEME}"',
+        "a theme's name",
+        _is_text,
+    ),
     "model": Setting(
         "The model to begin with: a name from `gptoss list`, or a folder. The app notes the last one here.",
         '"20b"',

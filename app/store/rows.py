@@ -2,7 +2,10 @@
 
 import json
 import sqlite3
-from dataclasses import asdict, dataclass, fields
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from gptoss_mlx.app.conversation import Attachment, ChatSettings, Conversation, Turn
@@ -10,13 +13,16 @@ from gptoss_mlx.errors import GptOssError
 from gptoss_mlx.harmony import COMMENTARY, Message
 
 TURN_COLUMNS: Final = (
-    "id, parent, role, messages, text, attachments, state, created, model, reasoning_seconds, finish_reason, stats, "
-    "error"
+    "id, parent, role, messages, tokens, text, attachments, state, created, model, reasoning_seconds, finish_reason, "
+    "stats, error"
 )
-"""In the order of `Turn`'s fields."""
+"""What `read_turn` reads."""
 
 CONVERSATION_COLUMNS: Final = "id, title, created, updated, date, settings, model, leaf"
 """In the order of `Conversation`'s fields."""
+
+_UINT32: Final = "I"
+"""The type of token ids in the file, little-endian there."""
 
 TITLE_LENGTH: Final = 60
 """Characters of a title that comes from a message, at most."""
@@ -51,7 +57,7 @@ def turn_values(turn: Turn) -> dict[str, Any]:
         "id": turn.id,
         "parent": turn.parent,
         "role": turn.role,
-        "messages": _to_json([message.to_dict() for message in turn.messages]),
+        **_message_values(turn.messages),
         "text": storable(turn.text),
         "attachments": _to_json([asdict(attachment) for attachment in turn.attachments]),
         "state": turn.state,
@@ -66,14 +72,14 @@ def turn_values(turn: Turn) -> dict[str, Any]:
 
 def read_turn(row: sqlite3.Row | tuple[Any, ...]) -> Turn:
     """The turn of a row of `TURN_COLUMNS`. One that cannot be read comes as a failed turn that says so."""
-    (identifier, parent, role, messages, text, attachments, state, created, *rest) = row
+    (identifier, parent, role, messages, tokens, text, attachments, state, created, *rest) = row
     model, reasoning_seconds, finish_reason, stats, error = rest
     try:
         return Turn(
             id=identifier,
             parent=parent,
             role=role,
-            messages=tuple(Message.from_dict(message) for message in json.loads(messages)),
+            messages=_read_messages(messages, tokens),
             text=text,
             attachments=tuple(Attachment(**attachment) for attachment in json.loads(attachments)),
             state=state,
@@ -84,7 +90,7 @@ def read_turn(row: sqlite3.Row | tuple[Any, ...]) -> Turn:
             stats=json.loads(stats),
             error=error,
         )
-    except (GptOssError, ValueError, TypeError, RecursionError) as trouble:
+    except (GptOssError, ValueError, TypeError, AttributeError, RecursionError) as trouble:
         return Turn(
             id=identifier,
             parent=parent,
@@ -94,6 +100,40 @@ def read_turn(row: sqlite3.Row | tuple[Any, ...]) -> Turn:
             created=created if isinstance(created, float) else 0.0,
             error=f"this turn cannot be read from the file of chats: {trouble}",
         )
+
+
+def _message_values(messages: Sequence[Message]) -> dict[str, Any]:
+    """The messages as JSON, with the number of token ids in place of these; and all ids, one after the other."""
+    values = []
+    ids = array(_UINT32)
+    for message in messages:
+        value = message.to_dict()
+        if message.tokens is not None:
+            value["tokens"] = len(message.tokens)
+            ids.extend(message.tokens)
+        values.append(value)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return {"messages": _to_json(values), "tokens": ids.tobytes()}
+
+
+def _read_messages(messages: str, tokens: bytes) -> tuple[Message, ...]:
+    ids = array(_UINT32, tokens)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    read: list[Message] = []
+    start = 0
+    for value in json.loads(messages):
+        # Ids as bytes: a list of them in JSON takes most of the time that opening a long conversation takes.
+        number = value.pop("tokens", None)
+        message = Message.from_dict(value)
+        if number is not None:
+            message = replace(message, tokens=tuple(ids[start : start + number]))
+            start += number
+        read.append(message)
+    if start != len(ids):
+        raise ValueError(f"it has {len(ids)} token ids and names {start}")
+    return tuple(read)
 
 
 def conversation_values(conversation: Conversation) -> dict[str, Any]:

@@ -40,8 +40,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """,
         "CREATE INDEX conversations_updated ON conversations (updated DESC, id DESC)",
         # last_child: the turn below it on the path that the reader took last; NULL where the reader stopped at it.
-        # writer: who writes it, while it runs. attachments, stats, messages: JSON. What is large comes last: what is
-        # small is then read without it.
+        # writer: who writes it, while it runs. attachments, stats, messages: JSON. tokens: the ids behind the
+        # messages, unsigned 32-bit integers, little-endian. What is large comes last: the small is read without it.
         """
         CREATE TABLE turns (
             id INTEGER PRIMARY KEY,
@@ -60,6 +60,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             attachments TEXT NOT NULL DEFAULT '[]',
             stats TEXT NOT NULL DEFAULT '{}',
             messages TEXT NOT NULL DEFAULT '[]',
+            tokens BLOB NOT NULL DEFAULT x'',
             CHECK (id >> 20 = conversation)
         )
         """,

@@ -7,6 +7,7 @@ Scripts that are written without spaces are indexed character by character, so t
 import re
 import sqlite3
 import unicodedata
+from collections.abc import Iterator
 from typing import Final
 
 from gptoss_mlx.app.conversation import Turn
@@ -103,43 +104,43 @@ def _match(term: str) -> str:
     return '"' + searched_text(term).replace('"', '""') + '"*'
 
 
-def snippet(text: str, terms: list[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A line around the first of the terms in `text`, and where terms stand in it."""
-    pattern = "|".join(filter(None, (_pattern(term) for term in terms)))
+def pattern_of(terms: list[str]) -> re.Pattern[str] | None:
+    """What finds the terms in decomposed text; None without any."""
+    parts = [_expression(term) for term in terms]
+    return re.compile("|".join(parts), re.IGNORECASE) if parts else None
+
+
+def snippet(text: str, pattern: re.Pattern[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """A line around the first place of the pattern in `text`, and where it stands in the line."""
     # Decomposed, accents are characters of their own, which the pattern passes over.
     plain = unicodedata.normalize("NFD", text)
-    first = re.search(pattern, plain, re.IGNORECASE) if pattern else None
+    first = pattern.search(plain)
     start = 0 if first is None else max(0, first.start() - _LEAD)
-    if start:
-        start = plain.find(" ", start, first.start() if first else start) + 1 or start
-    line = " ".join(plain[start : start + 4 * SNIPPET_LENGTH].split())
-    shown = ("…" if start else "") + unicodedata.normalize("NFC", line)
-    if len(shown) > SNIPPET_LENGTH or start + 4 * SNIPPET_LENGTH < len(plain):
-        shown = shown[: SNIPPET_LENGTH - 1].rstrip() + "…"
-    return shown, _places(pattern, shown)
+    if first is not None and start:
+        # From the beginning of a word, if one begins before what was found.
+        start = plain.find(" ", start, first.start()) + 1 or start
+    end = start + 4 * SNIPPET_LENGTH
+    line = ("…" if start else "") + unicodedata.normalize("NFC", " ".join(plain[start:end].split()))
+    if len(line) > SNIPPET_LENGTH or end < len(plain):
+        line = line[: SNIPPET_LENGTH - 1].rstrip() + "…"
+    return line, tuple(_places(pattern, line))
 
 
-def _pattern(term: str) -> str:
+def _expression(term: str) -> str:
     """A regular expression for the term in decomposed text."""
     letters = _MARKS.sub("", unicodedata.normalize("NFD", term))
-    words = [word for word in re.split(r"\W+", letters) if word] if re.search(r"\w", letters) else [letters]
+    words = re.findall(r"\w+", letters) or [letters]
     joined = r"\W+".join("".join(re.escape(letter) + "[\u0300-\u036f]*" for letter in word) for word in words)
-    begins_inside = not words or _UNSPACED.match(words[0]) is not None or re.match(r"\w", words[0]) is None
-    return joined if begins_inside else r"(?<!\w)" + joined
+    # Where words are not kept apart by spaces, any place is the beginning of one; so it is for signs.
+    anywhere = _UNSPACED.match(words[0]) is not None or not words[0][0].isalnum()
+    return joined if anywhere else r"(?<![^\W_])" + joined
 
 
-def _places(pattern: str, shown: str) -> tuple[tuple[int, int], ...]:
-    """Where the pattern, made for decomposed text, stands in `shown`."""
-    if not pattern:
-        return ()
-    places: list[tuple[int, int]] = []
-    plain, origins = "", [0]
-    for number, character in enumerate(shown):
-        parts = unicodedata.normalize("NFD", character)
-        plain += parts
-        origins += [number + 1] * len(parts)
-    for match in re.finditer(pattern, plain, re.IGNORECASE):
-        start, end = origins[match.start()], origins[match.end()]
-        if end > start:
-            places.append((start, end))
-    return tuple(places)
+def _places(pattern: re.Pattern[str], line: str) -> Iterator[tuple[int, int]]:
+    """Where the pattern, made for decomposed text, stands in `line`."""
+    parts = [unicodedata.normalize("NFD", character) for character in line]
+    # For each character of the decomposed line, that of `line` which it comes from.
+    origins = [number for number, part in enumerate(parts) for _ in part]
+    for match in pattern.finditer("".join(parts)):
+        if match.end() > match.start():
+            yield origins[match.start()], origins[match.end() - 1] + 1
