@@ -4,8 +4,6 @@ HTML is shown as it was written instead of vanishing, code without a language is
 second a block), and only links to the web are opened.
 """
 
-from typing import ClassVar
-
 from markdown_it import MarkdownIt
 from textual.content import Content
 from textual.widgets import Markdown
@@ -28,12 +26,6 @@ class AnswerFence(MarkdownFence):
 class AnswerMarkdown(Markdown):
     """Rendered Markdown."""
 
-    BLOCKS: ClassVar[dict[str, type[MarkdownBlock]]] = {
-        **Markdown.BLOCKS,
-        "fence": AnswerFence,
-        "code_block": AnswerFence,
-    }
-
     def __init__(self, markdown: str | None = None, *, classes: str | None = None) -> None:
         super().__init__(
             markdown,
@@ -41,6 +33,10 @@ class AnswerMarkdown(Markdown):
             parser_factory=lambda: MarkdownIt("gfm-like", {"html": False}),
             open_links=False,
         )
+
+    def get_block_class(self, block_name: str) -> type[MarkdownBlock]:
+        """The widget for a kind of block."""
+        return AnswerFence if block_name in ("fence", "code_block") else super().get_block_class(block_name)
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         """Opens a link to the web."""

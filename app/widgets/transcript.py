@@ -222,9 +222,9 @@ class Transcript(VerticalScroll):
             if top is not None and (shift := top - offset - round(self.scroll_y)):
                 # Where it was going to, it is now: an animation knows nothing of the new places.
                 self.app.animator.force_stop_animation(self, "scroll_y")
-                y = max(0, round(self.scroll_target_y) + shift)
-                self.set_reactive(VerticalScroll.scroll_y, y)
-                self.set_reactive(VerticalScroll.scroll_target_y, y)
+                y = max(0.0, round(self.scroll_target_y) + shift)
+                self.set_reactive(Widget.scroll_y, y)
+                self.set_reactive(Widget.scroll_target_y, y)
                 self.vertical_scrollbar.position = y
         return result
 
