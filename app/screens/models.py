@@ -78,7 +78,10 @@ class ModelsScreen(ModalScreen[str | None]):
 
     @work(exclusive=True, group="list")
     async def refresh_list(self) -> None:
-        """Looks up what there is and shows it."""
+        """Looks up what there is and shows it, beside the keys."""
+        await self._list()
+
+    async def _list(self) -> None:
         try:
             entries = await asyncio.to_thread(self._look_up)
         except (GptOssError, OSError) as error:
@@ -139,7 +142,7 @@ class ModelsScreen(ModalScreen[str | None]):
             question = f"Remove {entry.title} ({gigabytes(found.total_bytes)}) from {found.folder.parent}?"
             if await self.app.push_screen_wait(Question(question, yes="Remove", no="Keep")):
                 await asyncio.to_thread(remove_model, entry.name)
-                self.refresh_list()
+                await self._list()
                 self._say(f"Removed {entry.title}: {gigabytes(found.total_bytes)} are free again")
         except (GptOssError, OSError) as error:
             self._say(str(error))
