@@ -1,0 +1,112 @@
+"""Cuts Markdown that still grows into sections that no longer do, so that a long answer costs no more than its end.
+
+A section ends where a new block begins at the left margin, once it is long enough: there, CommonMark reads what follows
+as if nothing stood before it. Two things reach over such a cut. A list may be cut between its items (it would otherwise
+be one block for pages): the section says so in `joins`, and no gap is left. And a link's definition (`[1]: https://…`)
+may stand in another section than its use: `has_link_definitions` tells, and the whole text is then one section.
+"""
+
+import re
+from dataclasses import dataclass
+
+SECTION_CHARACTERS = 1200
+"""A section is at least this long before it may end: one widget a section, and about a screenful each."""
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
+_HEADING = re.compile(r"#{1,6}[ \t]+\S")
+_LINK_DEFINITION = re.compile(r"^ {0,3}\[[^\]\n]+\]:[ \t]*\S", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A run of whole blocks."""
+
+    text: str
+    joins: bool
+    """Whether the next section goes on with the same list."""
+
+
+def has_link_definitions(text: str) -> bool:
+    """Whether a line of the text may define a link that is used elsewhere."""
+    return _LINK_DEFINITION.search(text) is not None
+
+
+class SectionCutter:
+    """Takes text as it comes; gives each section as soon as it is over. Looks at every line once."""
+
+    def __init__(self, section_characters: int = SECTION_CHARACTERS) -> None:
+        self._least = section_characters
+        self._section = ""
+        """Whole lines of the running section that were looked at."""
+        self._line = ""
+        """What came after them: a line without its end."""
+        self._fence = ""
+        """What opened the code that the running line stands in, such as "```"; empty outside of code."""
+        self._fence_in_item = False
+        """Whether that code belongs to a list's item, and ends with it."""
+        self._after_blank = True
+        self._in_list = False
+
+    @property
+    def rest(self) -> str:
+        """The running section, as far as it came."""
+        return self._section + self._line
+
+    def feed(self, text: str) -> list[Section]:
+        """Sections that are over with this text; what follows them is `rest`."""
+        sections: list[Section] = []
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if (joins := self._begins_section(line)) is not None and len(self._section) >= self._least:
+                sections.append(Section(self._section, joins))
+                self._section = ""
+            self._look_at(line)
+            self._section += line + "\n"
+        return sections
+
+    def _begins_section(self, line: str) -> bool | None:
+        """Whether a section may begin with this line, and if so, whether it goes on with a list; None if not."""
+        if not line.strip() or line[0] in " \t" or (self._fence and not self._fence_in_item):
+            return None
+        if self._in_list and _ITEM.match(line):
+            return True
+        if self._after_blank or self._fence_in_item or _HEADING.match(line) or _opens_code(line):
+            return False
+        return None
+
+    def _look_at(self, line: str) -> None:
+        """Notes what the line opens and closes."""
+        blank = not line.strip()
+        indented = not blank and line[0] in " \t"
+        if self._fence and self._fence_in_item and not blank and not indented:
+            self._fence, self._fence_in_item, self._after_blank = "", False, True
+        if self._fence:
+            fence = _FENCE.fullmatch(line)
+            if fence and fence[1].startswith(self._fence) and not fence[2].strip():
+                self._fence, self._fence_in_item, self._after_blank = "", False, True
+            return
+        if opening := _opens_code(line):
+            self._fence = opening
+            self._fence_in_item = self._in_list = self._in_list and indented
+        elif item := _ITEM.match(line):
+            # A number other than 1 begins no list in the middle of a paragraph.
+            self._in_list = self._in_list or self._after_blank or item[0][0] in "-*+" or item[0][:2] in ("1.", "1)")
+        elif not blank and not indented and (self._after_blank or _HEADING.match(line)):
+            self._in_list = False
+        self._after_blank = blank
+
+
+def _opens_code(line: str) -> str:
+    """The fence that this line opens, such as "```"; empty if it opens none."""
+    fence = _FENCE.fullmatch(line)
+    return "" if fence is None or (fence[1][0] == "`" and "`" in fence[2]) else fence[1]
+
+
+def cut_sections(text: str) -> list[Section]:
+    """The whole text in sections; together they are the text."""
+    if has_link_definitions(text):
+        return [Section(text, False)]
+    cutter = SectionCutter()
+    sections = cutter.feed(text)
+    return [*sections, Section(cutter.rest, False)] if cutter.rest else sections
