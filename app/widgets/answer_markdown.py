@@ -7,7 +7,7 @@ second a block), and only links to the web are opened.
 from markdown_it import MarkdownIt
 from textual.content import Content
 from textual.widgets import Markdown
-from textual.widgets.markdown import MarkdownFence
+from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
 LINK_SCHEMES = ("http://", "https://", "mailto:")
 """What a click opens; a link to a file or a script is only shown."""
@@ -26,8 +26,6 @@ class AnswerFence(MarkdownFence):
 class AnswerMarkdown(Markdown):
     """Rendered Markdown."""
 
-    BLOCKS = {**Markdown.BLOCKS, "fence": AnswerFence, "code_block": AnswerFence}
-
     def __init__(self, markdown: str | None = None, *, classes: str | None = None) -> None:
         super().__init__(
             markdown,
@@ -35,6 +33,10 @@ class AnswerMarkdown(Markdown):
             parser_factory=lambda: MarkdownIt("gfm-like", {"html": False}),
             open_links=False,
         )
+
+    def get_block_class(self, block_name: str) -> type[MarkdownBlock]:
+        """The widget for a kind of block."""
+        return AnswerFence if block_name in ("fence", "code_block") else super().get_block_class(block_name)
 
     def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
         """Opens a link to the web."""

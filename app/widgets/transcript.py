@@ -1,7 +1,7 @@
 """Transcript: the conversation on the screen, turn below turn, of which only some exist as widgets.
 
-The turns are all known (`_turns`); those of a window `[_first, _end)` are mounted. When the reader comes near an edge of
-it, a page is added there, and what has become far is taken away at the other, but never an answer under way.
+The turns are all known (`_turns`); those of a window `[_first, _end)` are mounted. When the reader comes near an edge
+of it, a page is added there, and what has become far is taken away at the other, but never an answer under way.
 
 Two things may hold the view. At the end, the anchor does: the view follows what is written. Elsewhere, the turn at the
 top of the view stays where it is, whatever is mounted, folded or wrapped anew above it (`arrange`). The reader's own
@@ -19,7 +19,6 @@ from textual.containers import VerticalScroll
 from textual.geometry import Size
 from textual.layout import DockArrangeResult
 from textual.message import Message
-from textual.scrollbar import ScrollBar
 from textual.widget import Widget
 
 from gptoss_mlx.app.conversation import Turn
@@ -44,7 +43,7 @@ class Transcript(VerticalScroll):
         Binding("down,j", "cursor(1)", "Down", show=False),
         Binding("home", "first", "First", show=False),
         Binding("end,G", "last", "Last", show=False),
-        Binding("enter", "toggle", "Fold"),
+        Binding("enter", "fold", "Fold"),
         Binding("y", "app.copy_message", "Copy"),
         Binding("c", "app.copy_code", "Copy code"),
         Binding("e", "app.edit_turn", "Edit"),
@@ -223,10 +222,10 @@ class Transcript(VerticalScroll):
             if top is not None and (shift := top - offset - round(self.scroll_y)):
                 # Where it was going to, it is now: an animation knows nothing of the new places.
                 self.app.animator.force_stop_animation(self, "scroll_y")
-                y = max(0, round(self.scroll_target_y) + shift)
-                self.set_reactive(VerticalScroll.scroll_y, y)
-                self.set_reactive(VerticalScroll.scroll_target_y, y)
-                self.vertical_scrollbar.set_reactive(ScrollBar.position, y)
+                y = max(0.0, round(self.scroll_target_y) + shift)
+                self.set_reactive(Widget.scroll_y, y)
+                self.set_reactive(Widget.scroll_target_y, y)
+                self.vertical_scrollbar.position = y
         return result
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
@@ -299,7 +298,7 @@ class Transcript(VerticalScroll):
         self._select(len(self._turns) - 1)
         self.anchor()
 
-    async def action_toggle(self) -> None:
+    async def action_fold(self) -> None:
         """Folds or unfolds what is in the selected turn."""
         if self._cursor is not None and (view := self.view(self._turns[self._cursor].id)) is not None:
             await view.toggle()
