@@ -116,8 +116,6 @@ class AnswerQueue:
                 request.conversation,
                 Turn(0, request.turn, "assistant", state="running", created=time.time(), model=model.name),
             )
-        if conversation.model != model.name:
-            self._store.change(request.conversation, model=model.name)
         settings = settle(conversation.settings, self._audience.preferences)
         self.running = answering = Answering(
             request.conversation,

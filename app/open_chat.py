@@ -50,7 +50,7 @@ class OpenChat:
 
     def siblings(self, turns: Sequence[Turn] | None = None) -> dict[int, Sequence[int]]:
         """The branches beside each turn of the path (or each of `turns`), itself included."""
-        return {turn.id: self._store.siblings(turn) for turn in (self.path if turns is None else turns)}
+        return dict(self._store.branches(self.path if turns is None else turns))
 
     def change_settings(self, settings: ChatSettings) -> None:
         """From the next answer on."""

@@ -22,6 +22,7 @@ from gptoss_mlx.app.notices import notice_text
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.place import Place, Spot
 from gptoss_mlx.app.preferences import Preferences
+from gptoss_mlx.app.prompt_history import PromptHistory
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
@@ -39,6 +40,7 @@ class ChatScreen(Screen[None]):
         session: ModelSession,
         answers: AnswerQueue,
         place: Place,
+        history: PromptHistory,
         preferences: Callable[[], Preferences],
     ) -> None:
         super().__init__()
@@ -49,6 +51,7 @@ class ChatScreen(Screen[None]):
         self._session = session
         self._answers = answers
         self._place = place
+        self._history = history
         self._preferences = preferences
         self._problem = ""
         self._showing = asyncio.Lock()
@@ -56,7 +59,7 @@ class ChatScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Transcript(keep_reasoning_open=self._preferences().keep_reasoning_open)
         yield Notice()
-        yield Composer()
+        yield Composer(self._history.entries)
 
     @property
     def transcript(self) -> Transcript:
@@ -76,7 +79,6 @@ class ChatScreen(Screen[None]):
 
     def set_draft(self, text: str) -> None:
         self.composer.text = text
-        self.composer.move_cursor(self.composer.document.end)
         self.composer.focus()
 
     @property
@@ -92,7 +94,7 @@ class ChatScreen(Screen[None]):
             if self._answers.running is not None:
                 self._answers.running.detach()
             await self.transcript.show(self._snapshot(self.chat.path), self.chat.siblings())
-            await self._attach()
+            await self._attach_view()
         self.post_message(SettingsChanged())
         self.count_context()
 
@@ -104,6 +106,24 @@ class ChatScreen(Screen[None]):
     def tell(self, problem: str = "") -> None:
         self._problem = problem
         self.show_notice()
+
+    # Settings and model
+
+    def change_settings(self, settings: ChatSettings) -> None:
+        """The conversation's own settings, from the next answer on."""
+        self.chat.change_settings(settings)
+        self.post_message(SettingsChanged())
+        self.count_context()
+
+    def change_effort(self, effort: str) -> None:
+        """The effort, from the next answer on."""
+        self.change_settings(replace(self.chat.settings, effort=effort))
+
+    def session_changed(self) -> None:
+        """The model is there, or not, or further."""
+        self.show_notice()
+        if self._session.state == "ready":
+            self.count_context()
 
     # Answers
 
@@ -138,14 +158,14 @@ class ChatScreen(Screen[None]):
             await self.transcript.remove_after(turn)
             for shown in self._snapshot(turns):
                 await self.transcript.add(shown, siblings[shown.id])
-        await self._attach()
+        await self._attach_view()
 
     def _snapshot(self, turns: list[Turn]) -> list[Turn]:
         """The turns, the one under way with all that has come of it."""
         running = self._answers.under_way(self.chat.id)
         return [running.snapshot() if running is not None and turn.id == running.turn.id else turn for turn in turns]
 
-    async def _attach(self) -> None:
+    async def _attach_view(self) -> None:
         running = self._answers.under_way(self.chat.id)
         view = None if running is None else self.transcript.view(running.turn.id)
         if running is not None and isinstance(view, AnswerTurn):
@@ -156,6 +176,7 @@ class ChatScreen(Screen[None]):
     @on(Composer.Submitted)
     def send(self, event: Composer.Submitted) -> None:
         """Says what was typed."""
+        self._history.add(event.text)
         self.run_worker(self.conversing.send(event.text))
 
     def show_notice(self) -> None:
@@ -181,10 +202,15 @@ class ChatScreen(Screen[None]):
         self._place.leave(self.chat.id, Spot(self.draft, None if editing is None else editing.id, below))
 
     async def go_to(self, conversation: int | None) -> None:
-        """Turns to that conversation, where the reader left it."""
+        """Turns to that conversation, where the reader left it. Raises UsageError when there is none."""
         self.leave_place()
+        await self.arrive(conversation)
+
+    async def arrive(self, conversation: int | None, typed: str = "") -> None:
+        """The same, coming from nowhere; `typed` while the app began."""
         spot = self._place.spot(conversation)
-        await self.conversing.open(conversation, spot.draft, spot.editing)
+        draft = "\n".join(part for part in (spot.draft, typed) if part)
+        await self.conversing.open(conversation, draft, spot.editing)
         self._place.leave(conversation, spot)
         if spot.lines_below:
             transcript = self.transcript
