@@ -74,3 +74,11 @@ class ContextChanged(Message):
 class SettingsChanged(Message):
     """Effort, instructions or limits of the conversation on the screen changed, or another conversation is on it: see
     `app.chat_settings`."""
+
+
+class SaveFailed(Message):
+    """What was said could not be saved: the disk is full, for example. It is tried again while the answer goes on."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error

@@ -6,19 +6,17 @@ of a setting that is changed in the app. A value that cannot be used is told in 
 
 import contextlib
 import difflib
-import fcntl
 import math
-import os
 import re
-import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.settings import home_folder
+from gptoss_mlx.whole_file import locked, write_whole
 
 FILE_NAME: Final = "settings.toml"
 
@@ -175,7 +173,8 @@ def load_preferences(path: Path | None = None) -> Preferences:
     except FileNotFoundError:
         # A folder that may only be read is no reason not to chat: it is told when something is to be saved.
         with contextlib.suppress(OSError):
-            _write(path, _explained())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, _explained(), overwrite=False)
         return Preferences()
     except OSError as error:
         return Preferences(problems=(f"{path} cannot be read ({_said(error)}); the default settings are used",))
@@ -197,8 +196,8 @@ def save_preference(name: str, value: Any, path: Path | None = None) -> None:
     if value is not None and not setting.accepts(value):
         raise UsageError(f"{name} is {value!r}; expected {setting.expected}")
     try:
-        with _alone(path):
-            _write(path, _changed(path, name, value))
+        with locked(path):
+            write_whole(path, _changed(path, name, value))
     except OSError as error:
         raise UsageError(f"{name} cannot be saved in {path}: {_said(error)}; it holds until the app ends") from error
 
@@ -254,32 +253,6 @@ def _changed(path: Path, name: str, value: Any) -> str:
         if tomllib.loads(beside) == {**tomllib.loads(text), name: value}:
             return beside
     return f"{line}\n{text}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes the file whole, or not at all."""
-    # The file of a user who keeps settings elsewhere is a link, which stays one.
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keeps another app from changing the file at the same time: one change would be lost."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _said(error: OSError) -> str:

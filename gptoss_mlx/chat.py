@@ -9,7 +9,6 @@ import copy
 import datetime
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -25,8 +24,9 @@ from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.options import OptionArguments, Options, read_tool
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
-from gptoss_mlx.transcript import render_transcript
+from gptoss_mlx.transcript import FILE_FORMAT, FILE_VERSION, chat_values, render_transcript
 from gptoss_mlx.turn import prepare_turn, read_arguments, run_turn
+from gptoss_mlx.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,17 +247,14 @@ class Chat:
 
     def to_dict(self) -> dict[str, Any]:
         """The chat as JSON values; `from_dict` reads it back."""
-        options = {key: value for key, value in self.defaults.items() if key != "tools"}
-        return {
-            "format": FILE_FORMAT,
-            "version": FILE_VERSION,
-            "model": self._host.name,
-            "vocab_size": self._host.tokenizer.vocab_size,
-            "instructions": self.instructions,
-            "options": options,
-            "tools": [read_tool(tool).to_dict() for tool in self.defaults.get("tools", ())],
-            "messages": [message.to_dict() for message in self._turns],
-        }
+        return chat_values(
+            self._turns,
+            model=self._host.name,
+            vocab_size=self._host.tokenizer.vocab_size,
+            instructions=self.instructions,
+            options={key: value for key, value in self.defaults.items() if key != "tools"},
+            tools=[read_tool(tool) for tool in self.defaults.get("tools", ())],
+        )
 
     @classmethod
     def from_dict(cls, host: Host, data: Any, *, source: str = "the chat") -> Self:
@@ -283,18 +280,7 @@ class Chat:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the chat to `path` as JSON: the whole file or, on any error, nothing (an older file stays)."""
         self._settle()
-        target = Path(path)
-        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(Path(path), json.dumps(self.to_dict(), ensure_ascii=False, indent=1))
 
     @classmethod
     def load(cls, host: Host, path: str | os.PathLike[str]) -> Self:

@@ -1,0 +1,183 @@
+"""GptossApp: owns the store, the preferences, the model and the queue of answers; opens screens; keys that hold everywhere.
+
+The first paint needs none of the model: it is loaded by `ModelSession` while the user reads and writes.
+"""
+
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar
+
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.message import Message as Note
+
+from gptoss_mlx.app.actions import ChatActions
+from gptoss_mlx.app.answer_queue import AnswerQueue
+from gptoss_mlx.app.answering import Answering
+from gptoss_mlx.app.conversation import ChatSettings
+from gptoss_mlx.app.messages import SaveFailed, SessionChanged
+from gptoss_mlx.app.place import Place
+from gptoss_mlx.app.preferences import Preferences, load_preferences
+from gptoss_mlx.app.prompt_history import PromptHistory
+from gptoss_mlx.app.screens.chat import ChatScreen
+from gptoss_mlx.app.session import ModelSession
+from gptoss_mlx.app.store import Store
+from gptoss_mlx.errors import UsageError
+
+FINISH_SECONDS = 5.0
+"""How long leaving waits for the engine to come to the end of a chunk."""
+
+AGAIN_SECONDS = 2.0
+"""How soon Ctrl+C must be pressed again to leave."""
+
+PLACE_SECONDS = 1.0
+"""Between two times that the draft is kept."""
+
+
+class GptossApp(ChatActions):
+    """The terminal app."""
+
+    TITLE = "gptoss"
+    CSS_PATH = Path("app.tcss")
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop"),
+        Binding("ctrl+n", "new_chat", "New"),
+        Binding("ctrl+t", "cycle_effort", "Effort", priority=True),
+        Binding("ctrl+o", "toggle_reasoning", "Reasoning", priority=True),
+        Binding("ctrl+g", "answer_now", "Answer now", priority=True),
+        Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        context: int | None = None,
+        resume: int | None = None,
+        store: Store | None = None,
+        preferences: Preferences | None = None,
+        session: ModelSession | None = None,
+        place: Place | None = None,
+    ) -> None:
+        """`model`: what is loaded first (default: the preferences' model); `resume`: the conversation to go on with
+        (default: the one that was on the screen last). The rest is for tests."""
+        super().__init__()
+        self.store = Store() if store is None else store
+        """Where the conversations are."""
+        self.preferences = load_preferences() if preferences is None else preferences
+        """What the user set; replaced when that changes."""
+        self.session = ModelSession() if session is None else session
+        """The model."""
+        self.session.on_change = lambda: self.post_message(SessionChanged())
+        self.answers = AnswerQueue(self.store, self.session, self)
+        """The answer under way, and what waits."""
+        self.place = Place() if place is None else place
+        """Where the reader was."""
+        self.chat = ChatScreen(
+            self.store, self.session, self.answers, self.place, PromptHistory(), lambda: self.preferences
+        )
+        self._first_model = model or self.preferences.model
+        self._first_context = context if context is not None else self.preferences.context
+        self._resume = resume
+        self._interrupted = 0.0
+
+    @property
+    def chat_settings(self) -> ChatSettings:
+        """The settings that hold for the conversation on the screen."""
+        return self.chat.settings
+
+    def get_default_screen(self) -> ChatScreen:
+        """The chat is what all else lies upon."""
+        return self.chat
+
+    def on_mount(self) -> None:
+        self.store.mark_interrupted()
+        self.call_after_refresh(lambda: self.run_worker(self._begin()))
+
+    async def _begin(self) -> None:
+        """After the first paint."""
+        if self._first_model is not None:
+            self.session.open(self._first_model, self._first_context)
+        wanted = self.place.conversation if self._resume is None else self._resume
+        try:
+            await self.chat.arrive(wanted, self.chat.draft)
+        except UsageError as error:
+            await self.chat.arrive(None, self.chat.draft)
+            if self._resume is not None:
+                self.chat.tell(str(error))
+        for fault in (*self.preferences.problems, *self.store.take_notices()):
+            self.notify(fault, severity="warning", timeout=20)
+        self.set_interval(PLACE_SECONDS, self.keep_place)
+
+    def open_conversation(self, conversation: int) -> None:
+        """Shows that conversation, where the reader left it; an answer under way goes on."""
+        self.act(self.chat.go_to(conversation))
+
+    def change_settings(self, settings: ChatSettings) -> None:
+        """Settings of the conversation on the screen, from its next answer on."""
+        self.chat.change_settings(settings)
+
+    # What happens by itself
+
+    @on(SessionChanged)
+    def session_changed(self) -> None:
+        """The model is there, or not, or further."""
+        self.answers.pump()
+        self.chat.session_changed()
+
+    async def answer_begins(self, answering: Answering) -> None:
+        await self.chat.answer_begins(answering)
+
+    async def answer_ended(self, answering: Answering) -> None:
+        await self.chat.answer_ended(answering)
+        if answering.crashed:
+            # What state the device is in, nobody knows: the next answer gets a fresh engine.
+            self.session.reload()
+            self.chat.tell(f"{self.session.name} is being loaded again, since its engine failed")
+
+    def answer_note(self, conversation: int, note: Note) -> None:
+        if isinstance(note, SaveFailed):
+            self.notify(note.error, severity="error", title="Not saved")
+        elif conversation == self.chat.chat.id:
+            self.chat.post_message(note)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        return self.run_worker(work)
+
+    # Leaving
+
+    def keep_place(self) -> None:
+        """Keeps the draft and where the reader is."""
+        self.chat.leave_place()
+        try:
+            self.place.save()
+        except OSError as error:
+            self.log.error(f"the draft cannot be kept: {error}")
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: copies what is selected; else stops the answer; else, twice with nothing typed, leaves."""
+        selected = self.screen.get_selected_text() or self.chat.composer.selected_text
+        now = monotonic()
+        if selected:
+            self.copy_to_clipboard(selected)
+        elif self.answers.under_way(self.chat.chat.id) is not None:
+            self.action_stop()
+        elif self.chat.draft.strip():
+            self.chat.tell("Ctrl+Q leaves; your draft is kept. Ctrl+C twice leaves when nothing is typed.")
+        elif now - self._interrupted < AGAIN_SECONDS:
+            self.run_worker(self.action_quit())
+        else:
+            self._interrupted = now
+            self.chat.tell("Ctrl+C again leaves.")
+
+    async def action_quit(self) -> None:
+        """Leaves: the answer under way is stopped and saved."""
+        self.keep_place()
+        await self.answers.finish(FINISH_SECONDS)
+        # The engine ends by itself; a chunk that is being read must not hold the terminal.
+        threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()
+        self.exit()
