@@ -67,10 +67,11 @@ class ModelsScreen(ModalScreen[str | None]):
             yield OptionList(markup=False)
             yield Static("", id="details", markup=False)
             yield DownloadLine()
-            yield Static("Looking at what is here", classes="note", markup=False)
+            yield Static("", classes="note", markup=False)
+            yield Static("Looking at what is here", id="keys", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#first").display = False
+        self.query_one("#first").display = self.query_one(".note").display = False
         self.query_one(OptionList).focus()
         self.refresh_list()
         self.set_interval(LOOK_SECONDS, self._look)
@@ -174,14 +175,16 @@ class ModelsScreen(ModalScreen[str | None]):
             keys.append("Ctrl+X remove")
         if self._download.state == "running":
             keys.append("S stop the download")
-        self._say("  ".join(key for key in keys if key))
+        self.query_one("#keys", Static).update("  ".join(key for key in keys if key))
 
     def _chosen(self) -> ModelEntry | None:
         place = self.query_one(OptionList).highlighted
         return None if place is None or place >= len(self._entries) else self._entries[place]
 
     def _say(self, sentence: str) -> None:
-        self.query_one(".note", Static).update(Content(sentence))
+        note = self.query_one(".note", Static)
+        note.update(Content(sentence))
+        note.display = bool(sentence)
 
 
 def _row(entry: ModelEntry, width: int, loaded: bool) -> Content:
