@@ -118,7 +118,9 @@ class Answering:
             await self._follow(begun)
         except Exception as error:
             self.crashed = isinstance(error, EngineError) and not isinstance(error, EngineClosed)
-            self._end("failed", error=str(error) if isinstance(error, GptOssError) else f"{type(error).__name__}: {error}")
+            self._end(
+                "failed", error=str(error) if isinstance(error, GptOssError) else f"{type(error).__name__}: {error}"
+            )
         finally:
             self._over.set()
         await keeper

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from textual.binding import Binding, BindingType
+
 Scope: TypeAlias = Literal["app", "composer", "transcript"]
 
 Moment: TypeAlias = Literal["writing", "answering", "reading"]
@@ -284,6 +286,17 @@ def key_label(key: str) -> str:
 def keys_label(command: Command) -> str:
     """All keys of a command."""
     return " ".join(key_label(key) for key in command.keys)
+
+
+def app_bindings() -> list[BindingType]:
+    """The app's own keys. Those with Ctrl and the function keys hold whatever has the focus."""
+    return [
+        Binding(key, command.name, command.title, show=False, priority="+" in key or key[1:].isdigit())
+        for command in COMMANDS
+        # The palette's key is Textual's.
+        if command.scope == "app" and command.name not in ("command_palette", "search_history")
+        for key in command.keys
+    ]
 
 
 def find_word(text: str) -> Command | None:

@@ -1,9 +1,14 @@
-"""Which model the app begins with."""
+"""Which model the app begins with, and how long a model thinks when nobody says."""
 
 from gptoss_mlx.app.preferences import Preferences
 
 POCKET = "pocket"
 """The model inside the package: there is always one."""
+
+
+def usual_effort(model: str | None) -> str:
+    """The effort where nobody chose one. The pocket model is quick, and right far more often when it thinks longer."""
+    return "high" if model == POCKET else "medium"
 
 
 def first_model(asked: str | None, preferences: Preferences) -> str:

@@ -111,4 +111,3 @@ class PartialAnswer:
         if self._thinking_since is not None:
             self.reasoning_seconds = (self.reasoning_seconds or 0.0) + now - self._thinking_since
         self._thinking_since = now if thinking else None
-

@@ -29,7 +29,11 @@ def import_chat(store: Store, path: str | os.PathLike[str]) -> Conversation:
     )
     date = saved.options.get("date") or datetime.date.today().isoformat()
     conversation = store.create(settings=settings, date=date, model=saved.model)
-    Recorder(store, conversation.id).record(saved.messages, model=saved.model)
+    messages = saved.messages
+    if saved.vocab_size is None:
+        # Ids of an unknown vocabulary say nothing.
+        messages = tuple(replace(message, tokens=None) for message in messages)
+    Recorder(store, conversation.id).record(messages, model=saved.model)
     return store.get(conversation.id)
 
 

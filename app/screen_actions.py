@@ -1,7 +1,10 @@
 """Actions that open a screen and do what comes of it: conversations, models, settings, help; theme, export."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
+
+from textual import work
 
 from gptoss_mlx.app.actions import ChatActions
 from gptoss_mlx.app.session import ModelSession
@@ -11,7 +14,7 @@ from gptoss_mlx.app.preferences import Preferences, save_preference
 from gptoss_mlx.app.settings_form import SettingsChange
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.errors import GptOssError, UsageError
 
 
 class ScreenActions(ChatActions):
@@ -47,12 +50,55 @@ class ScreenActions(ChatActions):
         current = self.chat.chat.id
         if conversation is not None:
             self.open_conversation(conversation)
-        elif current is not None and not self.store.exists(current):
+        elif current is not None and not self._exists(current):
+            # It was deleted in the list.
             self.action_new_chat()
+
+    def _exists(self, conversation: int) -> bool:
+        try:
+            self.store.get(conversation)
+        except UsageError:
+            return False
+        return True
 
     def open_conversation(self, conversation: int) -> None:
         """Shows that conversation, where the reader left it; an answer under way goes on."""
         self.act(self.chat.go_to(conversation))
+
+    def action_export(self) -> None:
+        """Writes the conversation on the screen to a file."""
+        current = self.chat.chat.id
+        if current is None:
+            self.chat.tell("nothing was said yet in this chat; there is nothing to export")
+        else:
+            self.export_conversation(current)
+
+    @work
+    async def export_conversation(self, identifier: int) -> None:
+        """Asks where to, and writes the conversation as it stands where the reader is in it."""
+        from gptoss_mlx.app.export import export_chat, suggested_name
+        from gptoss_mlx.app.screens.question import Question
+        from gptoss_mlx.app.screens.text_entry import TextEntry
+
+        conversation = self.store.get(identifier)
+        turns = self.store.path(identifier, conversation.leaf)
+        model = self.session.model
+        vocab_size = model.tokenizer.vocab_size if model is not None and model.name == conversation.model else None
+        name: str | None = suggested_name(conversation, "markdown")
+        note = f"Written to {Path.cwd()}. The ending says how: .md, .html or .json"
+        while (name := await self.push_screen_wait(TextEntry("Export to", name or "", note=note))) is not None:
+            overwrite = False
+            if Path(name).expanduser().exists():
+                question = Question(f"{name} is there already. Write over it?", yes="Write over it", no="Another name")
+                if not (overwrite := await self.push_screen_wait(question)):
+                    continue
+            try:
+                path = export_chat(conversation, turns, Path(name), vocab_size=vocab_size, overwrite=overwrite)
+            except GptOssError as error:
+                note = str(error)
+                continue
+            self.notify(f"Written to {path}", markup=False)
+            return
 
     def action_models(self) -> None:
         """F4: the models."""
@@ -94,4 +140,4 @@ class ScreenActions(ChatActions):
             try:
                 save_preference(name, value)
             except GptOssError as error:
-                self.notify(str(error), severity="warning", title="Settings")
+                self.notify(str(error), severity="warning", title="Settings", markup=False)

@@ -7,8 +7,9 @@ colours instead.
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
+from textual.app import App
 from textual.theme import BUILTIN_THEMES, Theme
 
 from gptoss_mlx.app.preferences import DEFAULT_THEME
@@ -89,6 +90,13 @@ LIGHT: Final = Theme(
 
 OWN_THEMES: Final = (DARK, LIGHT)
 """What the app registers with Textual."""
+
+
+def wear(app: App[Any], preference: str) -> None:
+    """Gives the app our themes and puts the preferred one on."""
+    for theme in OWN_THEMES:
+        app.register_theme(theme)
+    app.theme = chosen_theme(preference)
 
 
 def theme_names() -> list[str]:

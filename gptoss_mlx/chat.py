@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Unpack, cast
 
-from gptoss_mlx.chat_file import FILE_FORMAT, FILE_VERSION, SavedChat, read_chat_file
+from gptoss_mlx.chat_file import SavedChat, chat_values, read_chat_file
 from gptoss_mlx.engine import Engine
 from gptoss_mlx.errors import ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply, ToolCall
@@ -24,7 +24,7 @@ from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.options import OptionArguments, Options, read_tool
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
-from gptoss_mlx.transcript import FILE_FORMAT, FILE_VERSION, chat_values, render_transcript
+from gptoss_mlx.transcript import render_transcript
 from gptoss_mlx.turn import prepare_turn, read_arguments, run_turn
 from gptoss_mlx.whole_file import write_whole
 

@@ -35,7 +35,7 @@ _KEYS: Final = "Ctrl+S for this conversation  Ctrl+D as the default"
 _SWITCH: Final = {"no": False, "yes": True}
 
 _CHOICES: Final[Mapping[str, Callable[[], Mapping[str, Any]]]] = {
-    "effort": lambda: {word: word for word in EFFORTS},
+    "effort": lambda: {"medium; high with the pocket model": None, **{word: word for word in EFFORTS}},
     "theme": lambda: {name: name for name in theme_names()},
     "keep_reasoning_open": lambda: _SWITCH,
     "show_statistics": lambda: _SWITCH,
