@@ -3,14 +3,17 @@
 A deed that may have to wait for the engine runs beside the keys. One that cannot be done says why, above the composer.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from textual.app import App
 
+from gptoss_mlx.app.clipboard import copy_text
+from gptoss_mlx.app.conversation import Conversation, Turn
 from gptoss_mlx.app.preferences import EFFORTS
 from gptoss_mlx.app.screens.chat import ChatScreen
-from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.app.source_text import last_code_block, turn_text
+from gptoss_mlx.errors import GptOssError, UsageError
 
 
 class ChatActions(App[None]):
@@ -75,6 +78,28 @@ class ChatActions(App[None]):
         """Unfolds all reasoning, or folds it."""
         self.chat.transcript.toggle_all_reasoning()
 
+    # Copying: from the source text, never from the screen
+
+    def action_copy_message(self) -> None:
+        """Copies the selected message, or the last answer."""
+        self.act(self._copy(lambda: turn_text(self.chat.pointed_at)))
+
+    def action_copy_code(self) -> None:
+        """Copies the last block of code of the selected message, or of the last answer."""
+        self.act(self._copy(lambda: _code(self.chat.pointed_at)))
+
+    def action_copy_chat(self) -> None:
+        """Copies the conversation on the screen as Markdown."""
+        chat = self.chat.chat
+        self.act(self._copy(lambda: "" if chat.conversation is None else _markdown(chat.conversation, chat.path)))
+
+    async def _copy(self, text: Callable[[], str]) -> None:
+        self.notify(await copy_text(text(), self._to_terminal), markup=False)
+
+    def _to_terminal(self, sequence: str) -> None:
+        if self._driver is not None:
+            self._driver.write(sequence)
+
     # Conversations
 
     def action_new_chat(self) -> None:
@@ -84,3 +109,17 @@ class ChatActions(App[None]):
     def action_search_history(self) -> None:
         """Searches what was typed before."""
         self.chat.composer.action_search_history()
+
+
+def _code(turn: Turn) -> str:
+    block = last_code_block(turn_text(turn))
+    if block is None:
+        raise UsageError("there is no code in this message")
+    return block.code
+
+
+def _markdown(conversation: Conversation, path: Sequence[Turn]) -> str:
+    # Not needed for the first paint.
+    from gptoss_mlx.app.export import render_chat
+
+    return render_chat(conversation, path, "markdown")

@@ -29,15 +29,14 @@ def settle(settings: ChatSettings, preferences: Preferences) -> ChatSettings:
 
 def make_chat(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str) -> "Chat":
     """A chat that stands where the path ends. `settings` are settled ones."""
-    options = {
+    options: dict[str, object] = {
         field.name: value
         for field in fields(ChatSettings)
         if field.name != "instructions" and (value := getattr(settings, field.name)) is not None
     }
+    options["date"] = date
     messages = [message for turn in path for message in _messages(turn, model.name)]
-    return model.chat(
-        developer=settings.instructions or None, turns=messages, date=date, **cast("OptionArguments", options)
-    )
+    return model.chat(developer=settings.instructions or None, turns=messages, **cast("OptionArguments", options))
 
 
 def begin_answer(

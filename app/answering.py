@@ -1,8 +1,8 @@
 """One answer under way: from the stream to the widget that shows it and to the store that keeps it.
 
-Two things go on side by side on the app's loop: events are read as they come, and the widget is told of each (it decides
-when to paint); the store is given what has come twice a second, so that a killed app has lost less than a second of
-text. The widget may come and go while the answer goes on. Knows no widgets and no screens.
+Two things go on side by side on the app's loop. Events are read as they come, and the widget is told of each; it
+decides when to paint. Twice a second the store is given what has come, so that a killed app has lost less than a second
+of text. The widget may come and go while the answer goes on. Knows no widgets and no screens.
 """
 
 import asyncio

@@ -1,10 +1,11 @@
-"""GptossApp: owns the store, the preferences, the model and the queue of answers; opens screens; keys that hold everywhere.
+"""GptossApp: owns store, preferences, model and the queue of answers; opens screens; keys that hold everywhere.
 
 The first paint needs none of the model: it is loaded by `ModelSession` while the user reads and writes.
 """
 
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
@@ -32,8 +33,11 @@ FINISH_SECONDS = 5.0
 AGAIN_SECONDS = 2.0
 """How soon Ctrl+C must be pressed again to leave."""
 
-PLACE_SECONDS = 1.0
-"""Between two times that the draft is kept."""
+LOOK_SECONDS = 1.0
+"""Between two times that the draft is kept, and that is looked what other apps have done."""
+
+FIRST_MODEL = "pocket"
+"""Loaded where the user chose none yet: it comes with the package."""
 
 
 class GptossApp(ChatActions):
@@ -58,19 +62,25 @@ class GptossApp(ChatActions):
         model: str | None = None,
         context: int | None = None,
         resume: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        date: str | None = None,
         store: Store | None = None,
         preferences: Preferences | None = None,
         session: ModelSession | None = None,
         place: Place | None = None,
     ) -> None:
-        """`model`: what is loaded first (default: the preferences' model); `resume`: the conversation to go on with
-        (default: the one that was on the screen last). The rest is for tests."""
+        """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
+        conversation to go on with (default: the one that was on the screen last). `settings` go over the preferences
+        while the app runs, `defaults` are further options of every answer, `date` is what models are told in new
+        conversations. The rest is for tests."""
         super().__init__()
         self.store = Store() if store is None else store
         """Where the conversations are."""
         self.preferences = load_preferences() if preferences is None else preferences
+        self.preferences = replace(self.preferences, **(settings or {}))
         """What the user set; replaced when that changes."""
-        self.session = ModelSession() if session is None else session
+        self.session = ModelSession(defaults=defaults) if session is None else session
         """The model."""
         self.session.on_change = lambda: self.post_message(SessionChanged())
         self.answers = AnswerQueue(self.store, self.session, self)
@@ -78,9 +88,10 @@ class GptossApp(ChatActions):
         self.place = Place() if place is None else place
         """Where the reader was."""
         self.chat = ChatScreen(
-            self.store, self.session, self.answers, self.place, PromptHistory(), lambda: self.preferences
+            self.store, self.session, self.answers, self.place, PromptHistory(), lambda: self.preferences, date
         )
-        self._first_model = model or self.preferences.model
+        self._first_model = model or self.preferences.model or FIRST_MODEL
+        self._given = dict(settings or {})
         self._first_context = context if context is not None else self.preferences.context
         self._resume = resume
         self._interrupted = 0.0
@@ -100,8 +111,7 @@ class GptossApp(ChatActions):
 
     async def _begin(self) -> None:
         """After the first paint."""
-        if self._first_model is not None:
-            self.session.open(self._first_model, self._first_context)
+        self.session.open(self._first_model, self._first_context)
         wanted = self.place.conversation if self._resume is None else self._resume
         try:
             await self.chat.arrive(wanted, self.chat.draft)
@@ -109,9 +119,20 @@ class GptossApp(ChatActions):
             await self.chat.arrive(None, self.chat.draft)
             if self._resume is not None:
                 self.chat.tell(str(error))
-        for fault in (*self.preferences.problems, *self.store.take_notices()):
-            self.notify(fault, severity="warning", timeout=20)
-        self.set_interval(PLACE_SECONDS, self.keep_place)
+        if self._given and self._resume is not None:
+            # What was said on the command line holds for the conversation that it names, too.
+            self.chat.change_settings(replace(self.chat.chat.settings, **self._given))
+        for problem in self.preferences.problems:
+            self.notify(problem, severity="warning", timeout=20)
+        self.set_interval(LOOK_SECONDS, self._look)
+
+    async def _look(self) -> None:
+        """What has to be looked at now and then."""
+        self.keep_place()
+        for sentence in self.store.take_notices():
+            self.notify(sentence, severity="warning", timeout=20)
+        self.chat.show_notice()
+        await self.chat.follow_elsewhere()
 
     def open_conversation(self, conversation: int) -> None:
         """Shows that conversation, where the reader left it; an answer under way goes on."""

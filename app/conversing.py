@@ -6,15 +6,17 @@ what is replaced stays in the store as a branch.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from gptoss_mlx.app.answer_options import count_context
 from gptoss_mlx.app.answer_queue import AnswerQueue, Request
-from gptoss_mlx.app.attachments import read_message
-from gptoss_mlx.app.conversation import ChatSettings, Turn
+from gptoss_mlx.app.attachments import count_tokens, read_message
+from gptoss_mlx.app.conversation import Attachment, ChatSettings, Turn
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.errors import GptOssError, UsageError
+from gptoss_mlx.harmony import Message
 
 
 class Stage(Protocol):
@@ -67,7 +69,8 @@ class Conversing:
         async with self._doing:
             edited = self.editing
             try:
-                message, attachments = await asyncio.to_thread(read_message, text)
+                self._refuse_elsewhere()
+                message, attachments = await asyncio.to_thread(self._read, text)
                 parent = self._chat.leaf if edited is None else edited.parent
                 await self._check_fit(Turn(0, parent, "user", (message,)))
             except (GptOssError, OSError) as error:
@@ -84,7 +87,7 @@ class Conversing:
             self._ask(turn)
 
     async def edit(self, at: Turn | None) -> None:
-        """Puts a message of the user into the composer: the one at `at`, or the last. Nothing changes before it is sent."""
+        """Puts the message at `at` (or the last) into the composer. Nothing changes before it is sent."""
         async with self._doing:
             turn = self._chat.user_turn(at)
             if self.editing is None:
@@ -165,12 +168,25 @@ class Conversing:
             await self._stage.show_all()
             self._stage.tell()
 
+    def _read(self, text: str) -> tuple[Message, Sequence[Attachment]]:
+        """The message, with the files that it names and, where a model is there, their cost."""
+        message, attachments = read_message(text)
+        if (model := self._session.model) is not None:
+            attachments = count_tokens(attachments, lambda part: len(model.tokenizer.encode(part)))
+        return message, attachments
+
+    def _refuse_elsewhere(self) -> None:
+        own = self._answers.under_way(self._chat.id)
+        if self._chat.running_elsewhere(None if own is None else own.turn.id) is not None:
+            raise UsageError("another window of gptoss answers in this conversation; wait until it is through")
+
     def _ask(self, turn: Turn, *, goes_on: bool = False) -> None:
         assert self._chat.id is not None
         self._answers.ask(Request(self._chat.id, turn.id, goes_on))
         self._stage.tell()
 
     async def _go_back(self, leaf: int | None) -> None:
+        self._refuse_elsewhere()
         await self._answers.settle(self._chat.id)
         self._chat.cut(leaf)
 

@@ -18,8 +18,10 @@ from gptoss_mlx.harmony import Message
 class OpenChat:
     """What is on the screen."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, date: str | None = None) -> None:
+        """`date`: what models are told as the date in conversations that begin now; None: today's."""
         self._store = store
+        self._date = date
         self.conversation: Conversation | None = None
         """None until something was said."""
         self.settings = ChatSettings()
@@ -40,7 +42,9 @@ class OpenChat:
     @property
     def date(self) -> str:
         """What the model is told as the date."""
-        return datetime.date.today().isoformat() if self.conversation is None else self.conversation.date
+        if self.conversation is not None:
+            return self.conversation.date
+        return self._date or datetime.date.today().isoformat()
 
     def open(self, conversation: int | None) -> None:
         """Turns to that conversation, where the reader left it; None: to one in which nothing was said."""
@@ -94,6 +98,18 @@ class OpenChat:
             self._store.set_leaf(self.conversation.id, leaf)
         kept = next((index + 1 for index, turn in enumerate(self.path) if turn.id == leaf), 0)
         self.path = self.path[:kept]
+
+    def running_elsewhere(self, own: int | None) -> Turn | None:
+        """The answer on the path that another app gives (one that is not `own`); it can be read here only."""
+        last = next((turn for turn in reversed(self.path) if turn.state == "running"), None)
+        return None if last is None or last.id == own else last
+
+    def look_again(self, turn: Turn) -> Turn:
+        """The turn as the store has it now."""
+        self._store.mark_interrupted()
+        now = self._store.turn(turn.id)
+        self.put(now)
+        return now
 
     def user_turn(self, at: Turn | None = None) -> Turn:
         """The user's turn meant by `at`: itself, the one it answers, or the last one. Raises UsageError without one."""

@@ -1,6 +1,7 @@
 """What has come of an answer while it still comes, made from the events of its stream.
 
-From it the store is given messages that can be read after a kill, and a widget that comes late is made. The messages of the finished answer come from the chat, with the token ids that were sampled.
+From it the store is given messages that can be read after a kill, and a widget that comes late is made. The messages of
+the finished answer come from the chat, with the token ids that were sampled.
 """
 
 import time

@@ -7,8 +7,8 @@ whatever thread it happens; progress at most ten times a second.
 
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gptoss_mlx.errors import Cancelled, GptOssError
 
@@ -23,17 +23,21 @@ REPORT_SECONDS = 0.1
 """Between two reports of progress."""
 
 
-class Load(Protocol):
-    """What `gptoss_mlx.load` does, as far as the app asks for it."""
-
-    def __call__(self, model: str, *, context: int | None, progress: Progress, checking: Progress) -> "GptOss": ...
+Load: TypeAlias = Callable[..., "GptOss"]
+"""`gptoss_mlx.load`, called with the name, `context`, `progress`, `checking` and options of every answer."""
 
 
 class ModelSession:
     """Which model answers, and how far it is."""
 
-    def __init__(self, load: Load | None = None, on_change: Callable[[], None] = lambda: None) -> None:
-        """`load` is for tests; without it, `gptoss_mlx.load`, imported when the first model is opened."""
+    def __init__(
+        self,
+        load: Load | None = None,
+        on_change: Callable[[], object] = lambda: None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`load` is for tests; without it, `gptoss_mlx.load`, imported when the first model is opened. `defaults` are
+        options of every answer, under those of the conversation."""
         self.on_change = on_change
         """Called after every change, from any thread."""
         self.name: str | None = None
@@ -49,6 +53,7 @@ class ModelSession:
         """Kernels checked, and in all, while that goes on (the first time on a Mac)."""
         self.model: GptOss | None = None
         self._load = load
+        self._defaults = dict(defaults or {})
         self._lock = threading.Lock()
         self._turnstile = threading.Lock()
         self._number = 0
@@ -104,6 +109,7 @@ class ModelSession:
                     context=context,
                     progress=lambda done, total: self._report(number, "progress", done, total),
                     checking=lambda done, total: self._report(number, "checking", done, total),
+                    **self._defaults,
                 )
             except Exception as error:
                 self._settle(number, None, _sentence(error))

@@ -29,6 +29,7 @@ from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.app.widgets.composer import Composer
 from gptoss_mlx.app.widgets.notice import Notice
 from gptoss_mlx.app.widgets.transcript import Transcript
+from gptoss_mlx.errors import UsageError
 
 
 class ChatScreen(Screen[None]):
@@ -42,12 +43,14 @@ class ChatScreen(Screen[None]):
         place: Place,
         history: PromptHistory,
         preferences: Callable[[], Preferences],
+        date: str | None = None,
     ) -> None:
         super().__init__()
-        self.chat = OpenChat(store)
+        self.chat = OpenChat(store, date)
         """What is on the screen."""
         self.conversing = Conversing(self.chat, answers, session, self)
         """What can be done to it."""
+        self._store = store
         self._session = session
         self._answers = answers
         self._place = place
@@ -86,6 +89,15 @@ class ChatScreen(Screen[None]):
         return self.transcript.selected if self.transcript.has_focus else None
 
     @property
+    def pointed_at(self) -> Turn:
+        """The turn that a command without a turn means: the selected one, or the last answer. UsageError without."""
+        last = next((turn for turn in reversed(self.chat.path) if turn.role == "assistant"), None)
+        turn = self.selected or last
+        if turn is None:
+            raise UsageError("there is no answer yet")
+        return turn
+
+    @property
     def settings(self) -> ChatSettings:
         return settle(self.chat.settings, self._preferences())
 
@@ -106,6 +118,14 @@ class ChatScreen(Screen[None]):
     def tell(self, problem: str = "") -> None:
         self._problem = problem
         self.show_notice()
+
+    async def follow_elsewhere(self) -> None:
+        """Shows what another app's answer has come to."""
+        own = self._answers.under_way(self.chat.id)
+        running = self.chat.running_elsewhere(None if own is None else own.turn.id)
+        if running is not None and self.chat.look_again(running) != running:
+            async with self._showing:
+                await self._show_below(running.parent)
 
     # Settings and model
 
@@ -181,8 +201,9 @@ class ChatScreen(Screen[None]):
 
     def show_notice(self) -> None:
         """Says what the reader should know now: what went wrong, what is edited, what waits."""
-        text = self._problem or notice_text(self.chat, self.conversing.editing, self._answers, self._session)
-        self.query_one(Notice).say(text, problem=bool(self._problem))
+        problem = self._problem or self._store.trouble or ""
+        text = problem or notice_text(self.chat, self.conversing.editing, self._answers, self._session)
+        self.query_one(Notice).say(text, problem=bool(problem))
 
     @work(exclusive=True, group="context", exit_on_error=True)
     async def count_context(self) -> None:

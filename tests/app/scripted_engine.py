@@ -98,7 +98,7 @@ class ScriptedLoad:
         self.error: Exception | None = None
         self.loaded: list[ScriptedGptOss] = []
 
-    def __call__(self, model: str, *, context: int | None, progress: Any, checking: Any) -> GptOss:
+    def __call__(self, model: str, *, context: int | None, progress: Any, checking: Any, **defaults: Any) -> GptOss:
         progress(1, 4)
         while not self.allowed.wait(0.02):
             progress(2, 4)
