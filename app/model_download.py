@@ -35,7 +35,7 @@ class ModelDownload:
 
     def __init__(self, download: Download | None = None) -> None:
         """`download` is for tests; without it, `gptoss_mlx.download`, imported when the first one begins."""
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], object] = lambda: None
         """Called after every change, from any thread, about ten times a second while bytes come."""
         self.model: str | None = None
         """As it was asked for: `20b`."""

@@ -7,10 +7,9 @@ from typing import Any
 from textual import work
 
 from gptoss_mlx.app.actions import ChatActions
-from gptoss_mlx.app.session import ModelSession
-
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.preferences import Preferences, save_preference
+from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.settings_form import SettingsChange
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme

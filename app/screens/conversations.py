@@ -52,7 +52,7 @@ class ConversationsScreen(ModalScreen[int | None]):
         store: "Store",
         current: int | None = None,
         *,
-        export: Callable[[int], None],
+        export: Callable[[int], object],
         now: Callable[[], float] = time.time,
     ) -> None:
         """`current` is the conversation on the screen below; `export` asks where to, and writes one."""
