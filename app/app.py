@@ -63,7 +63,7 @@ class GptossApp(ScreenActions):
         *app_bindings(),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
-    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {find_palette}
+    COMMANDS: "ClassVar[set[type[Provider] | Callable[[], type[Provider]]]]" = {find_palette}
 
     def __init__(
         self,

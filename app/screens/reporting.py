@@ -17,10 +17,10 @@ from gptoss_mlx.app.messages import (
     TurnSpeed,
     TurnStarted,
 )
-from gptoss_mlx.app.widgets.composer import Composer
 from gptoss_mlx.app.widgets.key_line import KeyLine
 from gptoss_mlx.app.widgets.statistics_panel import StatisticsPanel
 from gptoss_mlx.app.widgets.status_line import StatusLine
+from gptoss_mlx.app.widgets.transcript import Transcript
 
 
 class ReportingScreen(Screen[None]):
@@ -125,4 +125,6 @@ class ReportingScreen(Screen[None]):
         if self._answers.under_way(self.chat.id) is not None:
             line.moment = "answering"
         else:
-            line.moment = "writing" if isinstance(self.focused, Composer) or self.focused is None else "reading"
+            focused = self.focused
+            reads = focused is not None and any(isinstance(node, Transcript) for node in focused.ancestors_with_self)
+            line.moment = "reading" if reads else "writing"

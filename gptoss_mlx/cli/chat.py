@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def at_terminal() -> bool:
     """Whether somebody sits at a terminal that the app can draw on."""
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+    # Textual draws on standard error.
+    at_one = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    return at_one and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 def make_app(arguments: argparse.Namespace) -> "GptossApp":
