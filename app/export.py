@@ -75,7 +75,8 @@ def export_chat(
         raise UsageError(f"{path.name!r} ends in no format that can be written; expected .md, .json or .html")
     text = render_chat(conversation, turns, fmt, vocab_size=vocab_size)
     try:
-        write_whole(path, text, overwrite=overwrite)
+        # A lone surrogate, which only a paste brings, is no text that a file can hold.
+        write_whole(path, text.encode("utf-8", "replace").decode("utf-8"), overwrite=overwrite)
     except FileExistsError as error:
         raise UsageError(f"{path} is there already; choose another name") from error
     except OSError as error:

@@ -231,12 +231,9 @@ def _changed(path: Path, name: str, value: Any) -> str:
     from tomlkit.exceptions import ParseError
 
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = _explained()
-    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else _explained()
         document = tomlkit.parse(text)
-    except (ParseError, UnicodeDecodeError) as error:
+    except (ParseError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name} cannot be saved: {path} is no TOML ({error}); correct or delete it") from error
     if value is None:
         document.pop(name, None)
