@@ -9,16 +9,18 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from textual.message import Message as Note
 
 from gptoss_mlx.app.answer_options import begin_answer, settle
-from gptoss_mlx.app.answering import Answering
 from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
+
+if TYPE_CHECKING:
+    from gptoss_mlx.app.answering import Answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ class Audience(Protocol):
 
     preferences: Preferences
 
-    async def answer_begins(self, answering: Answering) -> None:
+    async def answer_begins(self, answering: "Answering") -> None:
         """It is in the store, and under way from now on."""
 
-    async def answer_ended(self, answering: Answering) -> None:
+    async def answer_ended(self, answering: "Answering") -> None:
         """`answering.turn` is as it stands from now on; it is saved."""
 
     def answer_note(self, conversation: int, note: Note) -> None:
@@ -72,7 +74,7 @@ class AnswerQueue:
         """The request of that conversation that has not begun yet, if there is one."""
         return next((request for request in self._requests if request.conversation == conversation), None)
 
-    def under_way(self, conversation: int | None) -> Answering | None:
+    def under_way(self, conversation: int | None) -> "Answering | None":
         """The running answer, if it belongs to that conversation."""
         return self.running if self.running is not None and self.running.conversation == conversation else None
 
@@ -117,6 +119,9 @@ class AnswerQueue:
                 Turn(0, request.turn, "assistant", state="running", created=time.time(), model=model.name),
             )
         settings = settle(conversation.settings, self._audience.preferences, self._session.name)
+        # The first paint is without it.
+        from gptoss_mlx.app.answering import Answering
+
         self.running = answering = Answering(
             request.conversation,
             turn,

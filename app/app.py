@@ -17,7 +17,6 @@ from textual.binding import Binding, BindingType
 from textual.message import Message as Note
 
 from gptoss_mlx.app.answer_queue import AnswerQueue
-from gptoss_mlx.app.answering import Answering
 from gptoss_mlx.app.commands import app_bindings
 from gptoss_mlx.app.conversation import ChatSettings
 from gptoss_mlx.app.first_model import first_model
@@ -35,6 +34,8 @@ from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from textual.command import Provider
+
+    from gptoss_mlx.app.answering import Answering
 
 FINISH_SECONDS = 5.0
 """How long leaving waits for the engine to come to the end of a chunk."""
@@ -63,7 +64,7 @@ class GptossApp(ScreenActions):
         *app_bindings(),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
-    COMMANDS: "ClassVar[set[type[Provider] | Callable[[], type[Provider]]]]" = {find_palette}
+    COMMANDS: "ClassVar[set[type[Provider] | Callable[[], type[Provider]]]]" = {find_palette}  # noqa: RUF012
 
     def __init__(
         self,
@@ -176,10 +177,10 @@ class GptossApp(ScreenActions):
         elif state == "failed":
             self.notify(f"{name}: {self.download.error}", severity="error", timeout=20, markup=False)
 
-    async def answer_begins(self, answering: Answering) -> None:
+    async def answer_begins(self, answering: "Answering") -> None:
         await self.chat.answer_begins(answering)
 
-    async def answer_ended(self, answering: Answering) -> None:
+    async def answer_ended(self, answering: "Answering") -> None:
         await self.chat.answer_ended(answering)
         if answering.crashed:
             # What state the device is in, nobody knows: the next answer gets a fresh engine.

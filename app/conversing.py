@@ -11,7 +11,6 @@ from typing import Protocol
 
 from gptoss_mlx.app.answer_options import count_context
 from gptoss_mlx.app.answer_queue import AnswerQueue, Request
-from gptoss_mlx.app.attachments import count_tokens, read_message
 from gptoss_mlx.app.conversation import Attachment, ChatSettings, Turn
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.session import ModelSession
@@ -170,6 +169,9 @@ class Conversing:
 
     def _read(self, text: str) -> tuple[Message, Sequence[Attachment]]:
         """The message, with the files that it names and, where a model is there, their cost."""
+        # The first paint is without them.
+        from gptoss_mlx.app.attachments import count_tokens, read_message
+
         message, attachments = read_message(text)
         if (model := self._session.model) is not None:
             attachments = count_tokens(attachments, lambda part: len(model.tokenizer.encode(part)))

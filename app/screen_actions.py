@@ -32,9 +32,9 @@ class ScreenActions(ChatActions):
 
     def action_statistics(self) -> None:
         """F2: shows the panel, or takes it away; remembered."""
-        panel = self.chat.statistics
-        panel.display = not panel.display
-        self.remember(show_statistics=panel.display)
+        shown = not self.chat.statistics.display
+        self.chat.show_statistics(shown)
+        self.remember(show_statistics=shown)
 
     def action_conversations(self) -> None:
         """F3: the list of conversations."""
@@ -123,7 +123,7 @@ class ScreenActions(ChatActions):
             return
         self.remember(**change.preferences)
         self.chat.change_settings(change.chat)
-        self.chat.statistics.display = self.preferences.show_statistics
+        self.chat.show_statistics(self.preferences.show_statistics)
         self.chat.transcript.keep_reasoning_open = self.preferences.keep_reasoning_open
 
     def choose_theme(self, name: str) -> None:

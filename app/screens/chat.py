@@ -7,6 +7,7 @@ waits for the engine.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -14,7 +15,6 @@ from textual.containers import Horizontal, Vertical
 
 from gptoss_mlx.app.answer_options import count_context, settle
 from gptoss_mlx.app.answer_queue import AnswerQueue
-from gptoss_mlx.app.answering import Answering
 from gptoss_mlx.app.conversation import ChatSettings, Turn
 from gptoss_mlx.app.conversing import Conversing
 from gptoss_mlx.app.messages import ContextChanged, SettingsChanged, TurnFinished, TurnStarted
@@ -26,12 +26,14 @@ from gptoss_mlx.app.prompt_history import PromptHistory
 from gptoss_mlx.app.screens.reporting import ReportingScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
-from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.app.widgets.composer import Composer
 from gptoss_mlx.app.widgets.notice import Notice
 from gptoss_mlx.app.widgets.statistics_panel import StatisticsPanel
 from gptoss_mlx.app.widgets.transcript import Transcript
 from gptoss_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from gptoss_mlx.app.answering import Answering
 
 
 class ChatScreen(ReportingScreen):
@@ -155,7 +157,7 @@ class ChatScreen(ReportingScreen):
 
     # Answers
 
-    async def answer_begins(self, answering: Answering) -> None:
+    async def answer_begins(self, answering: "Answering") -> None:
         """Shows the answer, where its conversation is on the screen."""
         async with self._showing:
             if answering.conversation == self.chat.id:
@@ -164,7 +166,7 @@ class ChatScreen(ReportingScreen):
                 self.post_message(TurnStarted(answering.turn))
         self.show_notice()
 
-    async def answer_ended(self, answering: Answering) -> None:
+    async def answer_ended(self, answering: "Answering") -> None:
         """Shows how it ended."""
         async with self._showing:
             if answering.conversation == self.chat.id:
@@ -194,6 +196,9 @@ class ChatScreen(ReportingScreen):
         return [running.snapshot() if running is not None and turn.id == running.turn.id else turn for turn in turns]
 
     async def _attach_view(self) -> None:
+        # What shows an answer (Markdown, colours for code) is imported with the first one.
+        from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
+
         running = self._answers.under_way(self.chat.id)
         view = None if running is None else self.transcript.view(running.turn.id)
         if running is not None and isinstance(view, AnswerTurn):
