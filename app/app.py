@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
+from textual.events import Event, Key, Paste
 from textual.message import Message as Note
 
 from gptoss_mlx.app.answer_queue import AnswerQueue
@@ -104,13 +105,22 @@ class GptossApp(ScreenActions):
         self.place = Place() if place is None else place
         """Where the reader was."""
         self.chat = ChatScreen(
-            self.store, self.session, self.answers, self.place, PromptHistory(), lambda: self.preferences, date
+            self.store,
+            self.session,
+            self.answers,
+            self.place,
+            PromptHistory(),
+            lambda: self.preferences,
+            date,
+            obey=self.obey,
         )
         self._first_model = first_model(model, self.preferences)
         self._given = dict(settings or {})
         self._first_context = context if context is not None else self.preferences.context
         self._resume = resume
         self._interrupted = 0.0
+        self._typed_early: list[Event] | None = []
+        """Keys from before there was anything to type into; None once there is."""
 
     @property
     def chat_settings(self) -> ChatSettings:
@@ -125,11 +135,18 @@ class GptossApp(ScreenActions):
         self.store.mark_interrupted()
         self.call_after_refresh(lambda: self.run_worker(self._begin()))
 
+    async def on_event(self, event: Event) -> None:
+        if self._typed_early is not None and isinstance(event, Key | Paste):
+            self._typed_early.append(event)
+        else:
+            await super().on_event(event)
+
     async def _begin(self) -> None:
         """After the first paint."""
-        # What was imported stays: the collector need not look at it again.
-        gc.freeze()
-        gc.enable()
+        if not gc.isenabled():
+            # What was imported stays: the collector need not look at it again.
+            gc.freeze()
+            gc.enable()
         self.session.open(self._first_model, self._first_context)
         wanted = self.place.conversation if self._resume is None else self._resume
         try:
@@ -141,6 +158,9 @@ class GptossApp(ScreenActions):
         if self._given and self._resume is not None:
             # What was said on the command line holds for the conversation that it names, too.
             self.chat.change_settings(replace(self.chat.chat.settings, **self._given))
+        typed, self._typed_early = self._typed_early or [], None
+        for event in typed:
+            self.post_message(event)
         for problem in self.preferences.problems:
             self.notify(problem, severity="warning", timeout=20)
         self.set_interval(LOOK_SECONDS, self._look)

@@ -48,7 +48,10 @@ class ChatScreen(ReportingScreen):
         history: PromptHistory,
         preferences: Callable[[], Preferences],
         date: str | None = None,
+        *,
+        obey: Callable[[str], bool],
     ) -> None:
+        """`obey` does what a `/word` asks for; False where the text is a message."""
         super().__init__(session, answers)
         self.chat = OpenChat(store, date)
         """What is on the screen."""
@@ -56,6 +59,7 @@ class ChatScreen(ReportingScreen):
         """What can be done to it."""
         self._store = store
         self._place = place
+        self._obey = obey
         self._history = history
         self._preferences = preferences
         self._problem = ""
@@ -208,7 +212,14 @@ class ChatScreen(ReportingScreen):
 
     @on(Composer.Submitted)
     def send(self, event: Composer.Submitted) -> None:
-        """Says what was typed."""
+        """Says what was typed, or does it where it is a `/word`."""
+        try:
+            if self._obey(event.text):
+                return
+        except UsageError as error:
+            self.set_draft(event.text)
+            self.tell(str(error))
+            return
         self._history.add(event.text)
         self.run_worker(self.conversing.send(event.text))
 
