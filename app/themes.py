@@ -103,7 +103,9 @@ def wear(app: App[Any], preference: str) -> None:
     # As usual, all style would be read twice before the first paint.
     app.set_reactive(App.theme, name)
     app.stylesheet.set_variables(app.get_css_variables())
-    app.set_class(True, f"-theme-{name}", "-dark-mode" if app.current_theme.dark else "-light-mode", update=False)
+    dark = app.current_theme.dark
+    app.remove_class(*app.classes, update=False)
+    app.add_class(f"-theme-{name}", "-dark-mode" if dark else "-light-mode", update=False)
 
 
 def theme_names() -> list[str]:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 class ChatScreen(ReportingScreen):
     """One conversation at a time."""
 
+    AUTO_FOCUS = "PromptArea"
+
     def __init__(
         self,
         store: Store,

@@ -74,15 +74,9 @@ def test_every_command_is_an_action_of_the_app(command: Command) -> None:
 
 @pytest.mark.parametrize(("scope", "widget"), [("composer", PromptArea), ("transcript", Transcript)])
 def test_the_keys_of_widgets_are_those_of_the_table(scope: str, widget: type[Widget]) -> None:
-    bound = (
-        {
-            (key, binding.action)
-            for key, bindings in widget._merged_bindings.key_to_bindings.items()
-            for binding in bindings
-        }
-        if widget._merged_bindings
-        else set()
-    )
+    assert widget._merged_bindings is not None
+    by_key = widget._merged_bindings.key_to_bindings
+    bound = {(key, binding.action) for key, bindings in by_key.items() for binding in bindings}
     keys = {key for key, _ in bound}
     for command in COMMANDS:
         if command.scope == scope and command.name not in ELSEWHERE:
