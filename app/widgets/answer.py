@@ -1,16 +1,16 @@
 """Answer: text of the model that is meant for the reader, as Markdown with highlighted code.
 
-It is a column of Markdown widgets, one for each section (see `markdown_sections`). Only the last one takes what comes,
-so that the tenth thousand of tokens costs what the first did. When a section is over it is rendered once more from its
-exact text: what was appended piece by piece may have left a block of code blank.
+It is a column of sections (see `markdown.sections`), one widget each. Only the last one is rendered anew when text
+comes, so that the tenth thousand of tokens costs what the first did. What the end of the text tells better about its
+beginning (a link's target, the state of the highlighter in a long block of code) is made up for by `finish`.
 """
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
 from gptoss_mlx.app.displayed_text import displayable
-from gptoss_mlx.app.markdown_sections import Section, SectionCutter, cut_sections, has_link_definitions
-from gptoss_mlx.app.widgets.answer_markdown import AnswerMarkdown
+from gptoss_mlx.app.markdown.sections import CODE_CHARACTERS, Section, SectionCutter, cut_sections
+from gptoss_mlx.app.widgets.markdown_text import MarkdownText
 
 
 class Answer(Vertical):
@@ -21,10 +21,10 @@ class Answer(Vertical):
         super().__init__()
         self._source = [source]
         self._live = live
-        self._cutter = SectionCutter()
-        self._tail: AnswerMarkdown | None = None
-        self._shown = ""
-        """What the tail shows so far."""
+        self._cutter = SectionCutter(code_characters=CODE_CHARACTERS)
+        self._sections: list[Section] = []
+        """Those that are over."""
+        self._tail: MarkdownText | None = None
 
     @property
     def source(self) -> str:
@@ -35,10 +35,9 @@ class Answer(Vertical):
 
     def compose(self) -> ComposeResult:
         if self._live:
-            sections = self._cutter.feed(displayable(self.source))
-            yield from map(_rendered, sections)
-            self._shown = self._cutter.rest
-            self._tail = AnswerMarkdown(self._shown)
+            self._sections = self._cutter.feed(displayable(self.source))
+            yield from map(_rendered, self._sections)
+            self._tail = MarkdownText(self._cutter.rest)
             yield self._tail
         else:
             yield from map(_rendered, cut_sections(displayable(self.source)))
@@ -46,39 +45,32 @@ class Answer(Vertical):
     async def append(self, text: str) -> None:
         """Shows more text at the end."""
         self._source.append(text)
-        for section in self._cutter.feed(displayable(text)):
-            await self._end_section(section)
-        await self._grow(self._cutter.rest)
+        sections = self._cutter.feed(displayable(text))
+        self._sections += sections
+        for section in sections:
+            if self._tail is None:
+                await self.mount(_rendered(section))
+            else:
+                self._tail.set_class(section.joins, "-joins")
+                self._tail.show(section.text)
+                self._tail = None
+        if self._tail is None:
+            self._tail = MarkdownText(self._cutter.rest)
+            await self.mount(self._tail)
+        else:
+            self._tail.show(self._cutter.rest)
 
     async def finish(self) -> None:
-        """Nothing more comes: the exact text stands."""
+        """Nothing more comes: the whole text stands as it would if it had come at once."""
         self._live = False
-        if has_link_definitions(displayable(self.source)):
+        sections = cut_sections(displayable(self.source))
+        rest = self._cutter.rest
+        if sections != [*self._sections, *([Section(rest, False)] if rest else [])]:
             with self.app.batch_update():
                 await self.remove_children()
-                await self.mount_all(map(_rendered, cut_sections(displayable(self.source))))
-        elif self._tail is not None:
-            await self._tail.update(self._shown)
+                await self.mount_all(map(_rendered, sections))
         self._tail = None
 
-    async def _end_section(self, section: Section) -> None:
-        if self._tail is None:
-            await self.mount(_rendered(section))
-            return
-        with self.app.batch_update():
-            self._tail.set_class(section.joins, "-joins")
-            await self._tail.update(section.text)
-        self._tail, self._shown = None, ""
 
-    async def _grow(self, text: str) -> None:
-        """Lets the running section show this text, which begins with what it shows."""
-        if self._tail is None:
-            self._tail = AnswerMarkdown("")
-            await self.mount(self._tail)
-        if more := text[len(self._shown) :]:
-            self._shown = text
-            await self._tail.append(more)
-
-
-def _rendered(section: Section) -> AnswerMarkdown:
-    return AnswerMarkdown(section.text, classes="-joins" if section.joins else None)
+def _rendered(section: Section) -> MarkdownText:
+    return MarkdownText(section.text, classes="-joins" if section.joins else None)

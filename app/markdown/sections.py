@@ -1,9 +1,11 @@
 """Cuts Markdown that still grows into sections that no longer do, so that a long answer costs no more than its end.
 
 A section ends where a new block begins at the left margin, once it is long enough: there, CommonMark reads what follows
-as if nothing stood before it. Two things reach over such a cut. A list may be cut between its items (it would otherwise
-be one block for pages): the section says so in `joins`, and no gap is left. And a link's definition (`[1]: https://…`)
-may stand in another section than its use: `has_link_definitions` tells, and the whole text is then one section.
+as if nothing stood before it. A list may be cut between its items, it would otherwise be one block for pages; the
+section says by `joins` that no gap is to be left. Two things reach over a cut. A link's definition (`[1]: https://…`)
+may stand in another section than its use: a whole text that has one is one section. And a block of code has to be cut
+within while it grows: both parts get fences, and the highlighter begins anew in the second one; a whole text is not cut
+there.
 """
 
 import re
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 
 SECTION_CHARACTERS = 1200
 """A section is at least this long before it may end: one widget a section, and about a screenful each."""
+CODE_CHARACTERS = 4000
+"""A block of code that grows is cut when its part of a section is this long."""
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
@@ -24,25 +28,24 @@ class Section:
 
     text: str
     joins: bool
-    """Whether the next section goes on with the same list."""
-
-
-def has_link_definitions(text: str) -> bool:
-    """Whether a line of the text may define a link that is used elsewhere."""
-    return _LINK_DEFINITION.search(text) is not None
+    """Whether the next section follows without a gap: it goes on with the same list, or the same code."""
 
 
 class SectionCutter:
     """Takes text as it comes; gives each section as soon as it is over. Looks at every line once."""
 
-    def __init__(self, section_characters: int = SECTION_CHARACTERS) -> None:
+    def __init__(self, section_characters: int = SECTION_CHARACTERS, code_characters: int | None = None) -> None:
+        """With `code_characters`, a block of code that is longer is cut, too."""
         self._least = section_characters
+        self._most_code = code_characters
         self._section = ""
         """Whole lines of the running section that were looked at."""
         self._line = ""
         """What came after them: a line without its end."""
         self._fence = ""
         """What opened the code that the running line stands in, such as "```"; empty outside of code."""
+        self._opening = ""
+        """The line that did."""
         self._fence_in_item = False
         """Whether that code belongs to a list's item, and ends with it."""
         self._after_blank = True
@@ -61,16 +64,25 @@ class SectionCutter:
             if (joins := self._begins_section(line)) is not None and len(self._section) >= self._least:
                 sections.append(Section(self._section, joins))
                 self._section = ""
+            elif self._cuts_code(line):
+                sections.append(Section(f"{self._section}{self._fence}\n", True))
+                self._section = f"{self._opening}\n"
             self._look_at(line)
             self._section += line + "\n"
         return sections
+
+    def _cuts_code(self, line: str) -> bool:
+        """Whether a block of code is to be cut before this line: at a blank one, if there is any."""
+        if self._most_code is None or not self._fence or self._fence_in_item:
+            return False
+        return len(self._section) >= self._most_code * (1 if not line.strip() else 2)
 
     def _begins_section(self, line: str) -> bool | None:
         """Whether a section may begin with this line, and if so, whether it goes on with a list; None if not."""
         if not line.strip() or line[0] in " \t" or (self._fence and not self._fence_in_item):
             return None
         if self._in_list and _ITEM.match(line):
-            return True
+            return not self._after_blank
         if self._after_blank or self._fence_in_item or _HEADING.match(line) or _opens_code(line):
             return False
         return None
@@ -87,7 +99,7 @@ class SectionCutter:
                 self._fence, self._fence_in_item, self._after_blank = "", False, True
             return
         if opening := _opens_code(line):
-            self._fence = opening
+            self._fence, self._opening = opening, line
             self._fence_in_item = self._in_list = self._in_list and indented
         elif item := _ITEM.match(line):
             # A number other than 1 begins no list in the middle of a paragraph.
@@ -104,8 +116,8 @@ def _opens_code(line: str) -> str:
 
 
 def cut_sections(text: str) -> list[Section]:
-    """The whole text in sections; together they are the text."""
-    if has_link_definitions(text):
+    """A whole text in sections; together they are the text."""
+    if _LINK_DEFINITION.search(text) is not None:
         return [Section(text, False)]
     cutter = SectionCutter()
     sections = cutter.feed(text)
