@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from gptoss_mlx.app.answering import Begun
 from gptoss_mlx.app.conversation import ChatSettings, Turn
+from gptoss_mlx.app.first_model import usual_effort
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.harmony import Message
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from gptoss_mlx.options import OptionArguments
 
 
-def settle(settings: ChatSettings, preferences: Preferences) -> ChatSettings:
-    """The settings that hold: the conversation's own, and the preferences' where it has none."""
-    return ChatSettings(
+def settle(settings: ChatSettings, preferences: Preferences, model: str | None) -> ChatSettings:
+    """The settings that hold: the conversation's own, and the preferences' where it has none. The effort that nobody
+    chose is the model's usual one."""
+    settled = ChatSettings(
         **{
             field.name: getattr(preferences, field.name)
             if getattr(settings, field.name) is None
@@ -25,6 +27,7 @@ def settle(settings: ChatSettings, preferences: Preferences) -> ChatSettings:
             for field in fields(ChatSettings)
         }
     )
+    return settled if settled.effort is not None else replace(settled, effort=usual_effort(model))
 
 
 def make_chat(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str) -> "Chat":

@@ -116,7 +116,7 @@ class AnswerQueue:
                 request.conversation,
                 Turn(0, request.turn, "assistant", state="running", created=time.time(), model=model.name),
             )
-        settings = settle(conversation.settings, self._audience.preferences)
+        settings = settle(conversation.settings, self._audience.preferences, self._session.name)
         self.running = answering = Answering(
             request.conversation,
             turn,

@@ -3,29 +3,38 @@
 The first paint needs none of the model: it is loaded by `ModelSession` while the user reads and writes.
 """
 
+import asyncio
+import gc
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
 from textual.message import Message as Note
 
-from gptoss_mlx.app.actions import ChatActions
 from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.answering import Answering
+from gptoss_mlx.app.commands import app_bindings
 from gptoss_mlx.app.conversation import ChatSettings
-from gptoss_mlx.app.messages import SaveFailed, SessionChanged
+from gptoss_mlx.app.first_model import first_model
+from gptoss_mlx.app.messages import DownloadChanged, SaveFailed, SessionChanged
+from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.place import Place
 from gptoss_mlx.app.preferences import Preferences, load_preferences
 from gptoss_mlx.app.prompt_history import PromptHistory
+from gptoss_mlx.app.screen_actions import ScreenActions
 from gptoss_mlx.app.screens.chat import ChatScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
+from gptoss_mlx.app.themes import wear
 from gptoss_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from textual.command import Provider
 
 FINISH_SECONDS = 5.0
 """How long leaving waits for the engine to come to the end of a chunk."""
@@ -36,25 +45,25 @@ AGAIN_SECONDS = 2.0
 LOOK_SECONDS = 1.0
 """Between two times that the draft is kept, and that is looked what other apps have done."""
 
-FIRST_MODEL = "pocket"
-"""Loaded where the user chose none yet: it comes with the package."""
+
+def find_palette() -> "type[Provider]":
+    """The palette's commands, imported when the palette opens."""
+    from gptoss_mlx.app.palette import Palette
+
+    return Palette
 
 
-class GptossApp(ChatActions):
+class GptossApp(ScreenActions):
     """The terminal app."""
 
     TITLE = "gptoss"
     CSS_PATH = Path("app.tcss")
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop"),
-        Binding("ctrl+n", "new_chat", "New"),
-        Binding("ctrl+t", "cycle_effort", "Effort", priority=True),
-        Binding("ctrl+o", "toggle_reasoning", "Reasoning", priority=True),
-        Binding("ctrl+g", "answer_now", "Answer now", priority=True),
-        Binding("ctrl+q", "quit", "Quit", priority=True),
+        *app_bindings(),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
+    COMMANDS: "ClassVar[set[type[Provider] | Callable[[], type[Provider]]]]" = {find_palette}
 
     def __init__(
         self,
@@ -69,6 +78,7 @@ class GptossApp(ChatActions):
         preferences: Preferences | None = None,
         session: ModelSession | None = None,
         place: Place | None = None,
+        download: ModelDownload | None = None,
     ) -> None:
         """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
         conversation to go on with (default: the one that was on the screen last). `settings` go over the preferences
@@ -82,6 +92,11 @@ class GptossApp(ChatActions):
         """What the user set; replaced when that changes."""
         self.session = ModelSession(defaults=defaults) if session is None else session
         """The model."""
+        self.download = ModelDownload() if download is None else download
+        """The model that is being got."""
+        self.download.on_change = lambda: self.post_message(DownloadChanged())
+        self._download_state = self.download.state
+        wear(self, self.preferences.theme)
         self.session.on_change = lambda: self.post_message(SessionChanged())
         self.answers = AnswerQueue(self.store, self.session, self)
         """The answer under way, and what waits."""
@@ -90,7 +105,7 @@ class GptossApp(ChatActions):
         self.chat = ChatScreen(
             self.store, self.session, self.answers, self.place, PromptHistory(), lambda: self.preferences, date
         )
-        self._first_model = model or self.preferences.model or FIRST_MODEL
+        self._first_model = first_model(model, self.preferences)
         self._given = dict(settings or {})
         self._first_context = context if context is not None else self.preferences.context
         self._resume = resume
@@ -111,6 +126,9 @@ class GptossApp(ChatActions):
 
     async def _begin(self) -> None:
         """After the first paint."""
+        # What was imported stays: the collector need not look at it again.
+        gc.freeze()
+        gc.enable()
         self.session.open(self._first_model, self._first_context)
         wanted = self.place.conversation if self._resume is None else self._resume
         try:
@@ -134,10 +152,6 @@ class GptossApp(ChatActions):
         self.chat.show_notice()
         await self.chat.follow_elsewhere()
 
-    def open_conversation(self, conversation: int) -> None:
-        """Shows that conversation, where the reader left it; an answer under way goes on."""
-        self.act(self.chat.go_to(conversation))
-
     def change_settings(self, settings: ChatSettings) -> None:
         """Settings of the conversation on the screen, from its next answer on."""
         self.chat.change_settings(settings)
@@ -149,6 +163,18 @@ class GptossApp(ChatActions):
         """The model is there, or not, or further."""
         self.answers.pump()
         self.chat.session_changed()
+
+    @on(DownloadChanged)
+    def download_changed(self) -> None:
+        """Says, wherever the reader is, when a model that was being got is there, or cannot be got."""
+        name, state = self.download.model, self.download.state
+        if state == self._download_state:
+            return
+        self._download_state = state
+        if state == "done":
+            self.notify(f"{name} is here and verified; F4 loads it", timeout=20, markup=False)
+        elif state == "failed":
+            self.notify(f"{name}: {self.download.error}", severity="error", timeout=20, markup=False)
 
     async def answer_begins(self, answering: Answering) -> None:
         await self.chat.answer_begins(answering)
@@ -201,4 +227,5 @@ class GptossApp(ChatActions):
         await self.answers.finish(FINISH_SECONDS)
         # The engine ends by itself; a chunk that is being read must not hold the terminal.
         threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()
+        await asyncio.to_thread(self.download.close)
         self.exit()

@@ -73,17 +73,18 @@ def read_text(path: str, folder: Path | None = None) -> str:
     try:
         # Not to wait for the other end of a pipe.
         handle = os.open(_place(path, Path.cwd() if folder is None else folder), os.O_RDONLY | os.O_NONBLOCK)
-        with open(handle, "rb") as file:
+        try:
             found = os.fstat(handle)
             if stat.S_ISDIR(found.st_mode):
                 raise UsageError(f"{path} is a folder; name a file in it")
             if not stat.S_ISREG(found.st_mode):
                 raise UsageError(f"{path} is no regular file; only text files can be attached")
-            data = file.read(FILE_BYTES + 1)
+            with open(handle, "rb", closefd=False) as file:
+                data = file.read(FILE_BYTES + 1)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:
-        raise UsageError(f"{path!r} is no name of a file; correct it") from error
     if len(data) > FILE_BYTES:
         size = max(found.st_size, len(data)) / (1 << 20)
         raise UsageError(f"{path} is too large to attach: {size:.1f} MiB, 1 MiB at most; attach a part of it")
@@ -142,7 +143,8 @@ def _refuse_if_meant(path: str, folder: Path, *, certain: bool) -> None:
         names = os.listdir(_place(head, folder))
     except (OSError, ValueError):
         names = []
-    near = difflib.get_close_matches(name, names, 1, cutoff=0.75) if len(name) > 3 else []
+    # A word without a dot or a slash may well be one (@property, though there is a property.py).
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.75) if "." in name or head else []
     begins = path.startswith(("/", "~/", "./", "../"))
     if certain or begins or near:
         hint = f"did you mean @{os.path.join(head, near[0])}?" if near else "correct the name, or write \\@ for text"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from gptoss_mlx.app.conversation import Conversation, Turn
+from gptoss_mlx.chat_file import chat_values
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Message
-from gptoss_mlx.transcript import chat_values, render_transcript
+from gptoss_mlx.transcript import render_transcript
 from gptoss_mlx.whole_file import write_whole
 
 ExportFormat: TypeAlias = Literal["markdown", "json", "html"]
@@ -74,7 +75,8 @@ def export_chat(
         raise UsageError(f"{path.name!r} ends in no format that can be written; expected .md, .json or .html")
     text = render_chat(conversation, turns, fmt, vocab_size=vocab_size)
     try:
-        write_whole(path, text, overwrite=overwrite)
+        # A lone surrogate, which only a paste brings, is no text that a file can hold.
+        write_whole(path, text.encode("utf-8", "replace").decode("utf-8"), overwrite=overwrite)
     except FileExistsError as error:
         raise UsageError(f"{path} is there already; choose another name") from error
     except OSError as error:

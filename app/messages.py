@@ -18,6 +18,14 @@ class SessionChanged(Message):
         return isinstance(message, SessionChanged)
 
 
+class DownloadChanged(Message):
+    """The download of a model began, came further, or ended: see `app.download`."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Only how it stands now matters."""
+        return isinstance(message, DownloadChanged)
+
+
 class TurnStarted(Message):
     """An answer is under way: its prompt is being read."""
 

@@ -35,8 +35,8 @@ class Preferences:
     """Name of the app's colours."""
     model: str | None = None
     """The model used last; None: the app chooses."""
-    effort: str = "medium"
-    """How long to think: one of `EFFORTS`."""
+    effort: str | None = None
+    """How long to think: one of `EFFORTS`; None: medium, and high with the pocket model."""
     temperature: float | None = None
     """None: as OpenAI has it, 1."""
     top_p: float | None = None
@@ -101,7 +101,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         _is_text,
     ),
     "effort": Setting(
-        "How long to think before answering: none, low, medium or high.",
+        "How long to think before answering: none, low, medium or high; without it medium, with the pocket model high.",
         '"medium"',
         "one of none, low, medium, high",
         lambda value: value in EFFORTS,
@@ -231,12 +231,9 @@ def _changed(path: Path, name: str, value: Any) -> str:
     from tomlkit.exceptions import ParseError
 
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        text = _explained()
-    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else _explained()
         document = tomlkit.parse(text)
-    except (ParseError, UnicodeDecodeError) as error:
+    except (ParseError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{name} cannot be saved: {path} is no TOML ({error}); correct or delete it") from error
     if value is None:
         document.pop(name, None)

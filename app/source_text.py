@@ -1,9 +1,14 @@
 """What is copied: text as it was written, never as it stands on the screen. Code blocks are found in the Markdown."""
 
+import functools
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gptoss_mlx.app.conversation import Turn
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +30,9 @@ def turn_text(turn: Turn) -> str:
 
 def code_blocks(text: str) -> list[CodeBlock]:
     """The blocks of code, in order: fenced by any number of backticks or tildes, closed or not, or indented."""
-    # Only when something is copied: the app starts without it.
-    from markdown_it import MarkdownIt
-
-    tokens = MarkdownIt("commonmark").parse(text)
     return [
         CodeBlock(token.content, token.info.split()[0] if token.info.split() else "")
-        for token in tokens
+        for token in _parser().parse(text)
         if token.type in ("fence", "code_block")
     ]
 
@@ -40,6 +41,14 @@ def last_code_block(text: str) -> CodeBlock | None:
     """The last block of code; None without one."""
     blocks = code_blocks(text)
     return blocks[-1] if blocks else None
+
+
+@functools.cache
+def _parser() -> "MarkdownIt":
+    # Only when something is copied: the app starts without it.
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark")
 
 
 def fence_for(text: str) -> str:

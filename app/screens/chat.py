@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.screen import Screen
+from textual.containers import Horizontal, Vertical
 
 from gptoss_mlx.app.answer_options import count_context, settle
 from gptoss_mlx.app.answer_queue import AnswerQueue
@@ -23,16 +23,18 @@ from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.place import Place, Spot
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.prompt_history import PromptHistory
+from gptoss_mlx.app.screens.reporting import ReportingScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.app.widgets.composer import Composer
 from gptoss_mlx.app.widgets.notice import Notice
+from gptoss_mlx.app.widgets.statistics_panel import StatisticsPanel
 from gptoss_mlx.app.widgets.transcript import Transcript
 from gptoss_mlx.errors import UsageError
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(ReportingScreen):
     """One conversation at a time."""
 
     def __init__(
@@ -45,14 +47,12 @@ class ChatScreen(Screen[None]):
         preferences: Callable[[], Preferences],
         date: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(session, answers)
         self.chat = OpenChat(store, date)
         """What is on the screen."""
         self.conversing = Conversing(self.chat, answers, session, self)
         """What can be done to it."""
         self._store = store
-        self._session = session
-        self._answers = answers
         self._place = place
         self._history = history
         self._preferences = preferences
@@ -60,9 +60,16 @@ class ChatScreen(Screen[None]):
         self._showing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
-        yield Transcript(keep_reasoning_open=self._preferences().keep_reasoning_open)
-        yield Notice()
-        yield Composer(self._history.entries)
+        preferences = self._preferences()
+        with Horizontal(id="beside"):
+            with Vertical(id="talk"):
+                yield Transcript(keep_reasoning_open=preferences.keep_reasoning_open)
+                yield Notice()
+                yield Composer(self._history.entries)
+            statistics = StatisticsPanel()
+            statistics.display = preferences.show_statistics
+            yield statistics
+        yield from self.compose_lines()
 
     @property
     def transcript(self) -> Transcript:
@@ -99,7 +106,7 @@ class ChatScreen(Screen[None]):
 
     @property
     def settings(self) -> ChatSettings:
-        return settle(self.chat.settings, self._preferences())
+        return settle(self.chat.settings, self._preferences(), self._session.name)
 
     async def show_all(self) -> None:
         async with self._showing:
@@ -141,6 +148,7 @@ class ChatScreen(Screen[None]):
 
     def session_changed(self) -> None:
         """The model is there, or not, or further."""
+        self.report_session()
         self.show_notice()
         if self._session.state == "ready":
             self.count_context()

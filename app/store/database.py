@@ -13,6 +13,7 @@ one that is `durable` outlives a power cut, too.
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -23,7 +24,7 @@ from typing import Final, TypeVar
 
 from gptoss_mlx.app.store.memory import carry_over, changed_turns, note_changes
 from gptoss_mlx.app.store.salvage import replace_damaged, unwritable_copy
-from gptoss_mlx.app.store.schema import prepare
+from gptoss_mlx.app.store.schema import prepare, read_version
 from gptoss_mlx.errors import StoreError
 
 _Result = TypeVar("_Result")
@@ -63,6 +64,7 @@ class Database:
         self._notices: list[str] = []
         self._lock = threading.RLock()
         self._generation = 0
+        self._identity: tuple[int, int] | None = None
         self._idle: list[sqlite3.Connection] = []
         self._memory: sqlite3.Connection | None = None
         self._next_try = 0.0
@@ -104,6 +106,8 @@ class Database:
             apart = self._memory is not None
         if not apart:
             try:
+                if _identity(self.path) != self._identity:
+                    raise FileNotFoundError(errno.ENOENT, "it was moved or deleted while it was open")
                 return self._write_to_disk(work, durable)
             except (sqlite3.Error, OSError) as error:
                 if _is_damage(error):
@@ -153,8 +157,11 @@ class Database:
         try:
             db.execute("PRAGMA temp_store = MEMORY")
             db.execute("PRAGMA foreign_keys = ON")
+            # Another program's file stays as it is, the kind of its log, too.
+            read_version(db, str(self.path))
             _use_log(db)
             prepare(db, str(self.path))
+            self._identity = self._identity or _identity(self.path)
         except BaseException:
             db.close()
             raise
@@ -213,6 +220,7 @@ class Database:
             prepare(memory, str(self.path))
             note_changes(memory)
             self._drop_connections()
+            self._identity = None
             self._memory = memory
             self._next_try = time.monotonic() + RETRY_SECONDS
             self.trouble = (
@@ -242,6 +250,7 @@ class Database:
             if getattr(error, "sqlite_errorcode", None) == _CORRUPT_INDEX and self._mend_index():
                 return
             self._drop_connections()
+            self._identity = None
             try:
                 notice = replace_damaged(self.path)
                 self._idle.append(self._connect())
@@ -283,6 +292,15 @@ def _use_log(db: sqlite3.Connection) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
             time.sleep(0.01)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file from another one in its place; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_damage(error: BaseException) -> bool:

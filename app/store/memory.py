@@ -49,6 +49,9 @@ def carry_over(memory: sqlite3.Connection, disk: sqlite3.Connection) -> None:
     # What the file lost meanwhile (purged by another app) is needed above the new turns.
     _copy(memory, disk, "turns", f"conversation IN ({touched})", replace=False)
     _copy(memory, disk, "turns", "id IN (SELECT id FROM changed_turns)", replace=True)
+    # The file may be a new one, in the place of that which was read: its numbers go on, too.
+    for name, value in memory.execute("SELECT name, value FROM counters"):
+        disk.execute("UPDATE counters SET value = max(value, ?) WHERE name = ?", (value, name))
     for identifier, title in memory.execute(f"SELECT id, title FROM conversations WHERE id IN ({touched})"):
         index_title(disk, identifier, title)
     turns = f"SELECT {TURN_COLUMNS} FROM turns WHERE id IN (SELECT id FROM changed_turns) AND state <> 'running'"

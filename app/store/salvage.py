@@ -29,27 +29,30 @@ def unwritable_copy(path: Path) -> sqlite3.Connection | None:
     if not path.is_file():
         return None
     with contextlib.suppress(sqlite3.Error):
-        return _readable(f"{path.absolute().as_uri()}?mode=ro")
+        return _read_only(path)
     with contextlib.suppress(sqlite3.Error, OSError), tempfile.TemporaryDirectory() as folder:
         # What was written last may be in the log only, which SQLite reads where it may write beside it.
         for name in (path.name, path.name + SIDE_FILES[0]):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(path.with_name(name), Path(folder) / name)
-        source = _readable(f"{(Path(folder) / path.name).absolute().as_uri()}")
-        memory = sqlite3.connect(":memory:")
-        with contextlib.closing(source):
+        memory = sqlite3.connect(":memory:", check_same_thread=False)
+        with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as source:
             source.backup(memory)
         return memory
     return None
 
 
-def _readable(address: str) -> sqlite3.Connection:
-    db = sqlite3.connect(address, uri=True, check_same_thread=False)
+def _read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing. Raises sqlite3.Error when the file cannot be read so."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
     try:
         db.execute("SELECT count(*) FROM sqlite_schema")
-    except BaseException:
+    except sqlite3.OperationalError:
         db.close()
         raise
+    except sqlite3.DatabaseError:
+        # Damaged: what can be read is for the caller to find out.
+        return db
     return db
 
 
@@ -84,7 +87,7 @@ def replace_damaged(path: Path) -> str | None:
 
 def _is_sound(path: Path) -> bool:
     try:
-        with contextlib.closing(sqlite3.connect(path)) as db:
+        with contextlib.closing(_read_only(path)) as db:
             return bool(db.execute("PRAGMA quick_check (1)").fetchone()[0] == "ok")
     except sqlite3.Error:
         return False
@@ -106,7 +109,9 @@ def _copy_readable(path: Path, fresh: Path) -> tuple[int, int]:
     with contextlib.closing(sqlite3.connect(fresh, isolation_level=None)) as target:
         prepare(target, str(fresh))
         target.execute("BEGIN")
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as source:
+        with contextlib.closing(_read_only(path)) as source:
+            # Lets a file be read of which the end is missing.
+            source.execute("PRAGMA writable_schema = ON")
             source.text_factory = lambda data: data.decode("utf-8", "replace")
             _copy_rows(source, target, "conversations")
             _copy_rows(source, target, "turns")

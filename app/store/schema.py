@@ -111,16 +111,13 @@ def new_turn_id(db: sqlite3.Connection, conversation: int, *, apart: bool) -> in
 
 
 def prepare(db: sqlite3.Connection, name: str) -> None:
-    """Brings the file that `db` is connected to (`name` in messages) to this version.
-
-    Raises StoreError for a file of a newer version or of another program, sqlite3.DatabaseError for a damaged one.
-    """
-    if _version(db, name) == VERSION:
+    """Brings the file that `db` is connected to (`name` in messages) to this version. Raises as `read_version`."""
+    if read_version(db, name) == VERSION:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
         # Another app may have done it since.
-        for number in range(_version(db, name), VERSION):
+        for number in range(read_version(db, name), VERSION):
             for statement in MIGRATIONS[number]:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {number + 1}")
@@ -130,7 +127,11 @@ def prepare(db: sqlite3.Connection, name: str) -> None:
         raise
 
 
-def _version(db: sqlite3.Connection, name: str) -> int:
+def read_version(db: sqlite3.Connection, name: str) -> int:
+    """The version of the file that `db` is connected to; changes nothing in it.
+
+    Raises StoreError for a file of a newer version or of another program, sqlite3.DatabaseError for a damaged one.
+    """
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     application: int = db.execute("PRAGMA application_id").fetchone()[0]
     tables: int = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]

@@ -233,7 +233,9 @@ class Store:
                     number += 1
             return number
 
-        return self._database.write(work)
+        number = self._database.write(work)
+        self._writer.sweep()
+        return number
 
     def written_elsewhere(self, turn: int) -> bool:
         """Whether another app that still lives writes this turn: it can be read here only."""
