@@ -1,6 +1,7 @@
 """The app as a person uses it: keys in, the screen's text and the store out."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -66,14 +67,16 @@ class Desk:
 
     async def until(self, condition: Callable[[], object], seconds: float = 10) -> None:
         """Lets the app go on until the condition holds."""
-        for _ in range(int(seconds / 0.01)):
-            await self.pilot.pause(0.01)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            await asyncio.sleep(0.01)
             if condition():
                 return
         raise AssertionError(f"it did not come to that; path {self.path}, screen:\n{self.screen}")
 
     async def until_shown(self, text: str, seconds: float = 10) -> None:
-        await self.until(lambda: text in self.screen, seconds)
+        # However it is broken into lines.
+        await self.until(lambda: text in " ".join(self.screen.split()), seconds)
 
     async def until_idle(self) -> None:
         await self.until(lambda: self.idle and self.path and self.path[-1].role == "assistant")

@@ -42,6 +42,9 @@ class PacedModel(ScriptedModel):
     tokens_per_second: float | None = None
     prefill_seconds: float = 0.0
     """For each chunk of the prompt."""
+    pause_after: int | None = None
+    """Tokens of the first answer after which it waits for `go`."""
+    go: threading.Event = field(default_factory=threading.Event)
     last: Sequence[int] = ()
     prompts: list[list[int]] = field(default_factory=list)
     """Tokens that each answer's prompt held."""
@@ -60,6 +63,8 @@ class PacedModel(ScriptedModel):
         if count > 1:
             time.sleep(self.prefill_seconds)
             self.prompts[-1] += [int(token) for token in tokens.reshape(-1).tolist()]  # type: ignore[union-attr, arg-type]
+        elif self._turn == 0 and self._spoken == self.pause_after:
+            self.go.wait(20)
         elif self.tokens_per_second is not None:
             now = time.perf_counter()
             # Late tokens are made up for, a little: the speed holds over the whole answer.
@@ -96,6 +101,8 @@ class ScriptedLoad:
         self.allowed = threading.Event()
         self.allowed.set()
         self.error: Exception | None = None
+        self.go = threading.Event()
+        """Lets an answer that waits (`pause_after`) go on."""
         self.loaded: list[ScriptedGptOss] = []
 
     def __call__(self, model: str, *, context: int | None, progress: Any, checking: Any, **defaults: Any) -> GptOss:
@@ -111,6 +118,7 @@ class ScriptedLoad:
             [encode(script) for script in self.scripts],
             filler=self.tokenizer.encode("x")[0],
             last=encode(LAST),
+            go=self.go,
             **self.paced,
         )
         # Only the first engine fails; what is loaded again is sound.
