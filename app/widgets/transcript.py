@@ -173,9 +173,11 @@ class Transcript(VerticalScroll):
     async def _show_window(self, first: int, end: int) -> None:
         with self.app.batch_update():
             self._held = None
+            self.anchor(False)
             await self.remove_children()
             self._first, self._end = first, end
             await self.mount_all(map(self._view, self._turns[first:end]))
+        self.call_after_refresh(self._page_if_near)
 
     async def _page(self) -> None:
         """Adds a page where the reader is near an edge of the window."""
@@ -187,6 +189,7 @@ class Transcript(VerticalScroll):
                 await self._page_down()
         finally:
             self._paging = False
+            self.call_after_refresh(self._page_if_near)
 
     async def _page_up(self) -> None:
         first = max(0, self._first - PAGE_TURNS)
@@ -196,6 +199,8 @@ class Transcript(VerticalScroll):
             self._first = first
             await self._trim(self._views()[MOUNTED_TURNS:])
         self._end = self._first + len(self._views())
+        if self._end < len(self._turns):
+            self.anchor(False)
 
     async def _page_down(self) -> None:
         end = min(len(self._turns), self._end + PAGE_TURNS)
@@ -231,7 +236,7 @@ class Transcript(VerticalScroll):
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
         y = round(new_value)
-        if self.is_anchored and not self.follows_end and new_value > old_value and self._at_end(y):
+        if not self.follows_end and new_value > old_value and self._at_end(y):
             self.anchor()
         above = [(top, widget) for top, widget in self._tops if top <= y]
         self._held = (above[-1][1], above[-1][0] - y) if above else None
