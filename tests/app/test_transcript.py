@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
@@ -148,7 +149,7 @@ def test_the_cursor_walks_through_a_turn_that_is_taller_than_the_view() -> None:
             await pilot.press("up")
             await pilot.pause()
             places.append(round(transcript.scroll_y))
-        assert all(0 <= before - after <= 14 for before, after in zip(places, places[1:], strict=False))
+        assert all(0 <= before - after <= 14 for before, after in pairwise(places))
         assert transcript.selected == turns[0]
         assert places[-1] == 0
 
