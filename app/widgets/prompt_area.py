@@ -16,7 +16,7 @@ from textual.widgets import TextArea
 
 from gptoss_mlx.app.widgets.path_completion import PathCompletion, mention, mentioned_path
 
-PLACEHOLDER = "Ask anything · Enter sends · Ctrl+J new line · @ attaches a file · ↑ earlier messages"
+PLACEHOLDER = "Ask anything · Enter sends · ^J new line · @ file · ↑ history"
 
 
 class PromptArea(TextArea):
