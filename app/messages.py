@@ -18,6 +18,14 @@ class SessionChanged(Message):
         return isinstance(message, SessionChanged)
 
 
+class DownloadChanged(Message):
+    """The download of a model began, came further, or ended: see `app.download`."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Only how it stands now matters."""
+        return isinstance(message, DownloadChanged)
+
+
 class TurnStarted(Message):
     """An answer is under way: its prompt is being read."""
 
@@ -74,3 +82,11 @@ class ContextChanged(Message):
 class SettingsChanged(Message):
     """Effort, instructions or limits of the conversation on the screen changed, or another conversation is on it: see
     `app.chat_settings`."""
+
+
+class SaveFailed(Message):
+    """What was said could not be saved: the disk is full, for example. It is tried again while the answer goes on."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error

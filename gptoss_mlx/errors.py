@@ -10,6 +10,7 @@
     ├── ContextOverflow          the conversation does not fit the context length
     ├── NotEnoughMemory          the model or the request does not fit this machine
     ├── NotEnoughDisk            the files do not fit this disk
+    ├── StoreError               the file of conversations is of another kind, or cannot be read
     ├── DownloadError            the hub or the network failed
     │   └── ChecksumError        a file arrived with the wrong bytes
     ├── EngineError              the engine thread failed; the cause is attached
@@ -32,6 +33,7 @@ __all__ = [
     "ModelNotFound",
     "NotEnoughDisk",
     "NotEnoughMemory",
+    "StoreError",
     "TokenizerError",
     "UsageError",
     "WeightsError",
@@ -86,6 +88,10 @@ class NotEnoughMemory(GptOssError):
 
 class NotEnoughDisk(GptOssError):
     """The files do not fit the free space of this disk."""
+
+
+class StoreError(GptOssError):
+    """The file of conversations is of a newer version, another program's, or cannot be read."""
 
 
 class DownloadError(GptOssError):

@@ -115,6 +115,8 @@ class AnswerTurn(TurnView):
         elif self.running and self._live is None:
             read = self._read
             remarks.append(f"Reading prompt {100 * read.done // max(read.total, 1)} %" if read else "…")
+        if turn.stats.get("warnings"):
+            remarks.append("irregular format, all text kept")
         self.set_class(turn.state == "failed", "-failed")
         return remarks
 

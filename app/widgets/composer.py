@@ -51,6 +51,11 @@ class Composer(Vertical):
         self._area.forget_recalled()
         self._completion.offer([])
 
+    @property
+    def selected_text(self) -> str:
+        """What is marked in the draft."""
+        return self._area.selected_text
+
     def focus(self, scroll_visible: bool = True) -> "Composer":
         """Gives the keyboard to the text."""
         self._area.focus(scroll_visible)

@@ -1,0 +1,256 @@
+"""What the user set for every chat: a TOML file that explains itself, read and changed here.
+
+The file is the user's: it is written once with every setting explained and commented out, and after that only the line
+of a setting that is changed in the app. A value that cannot be used is told in one sentence, and its default is used.
+"""
+
+import contextlib
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.settings import home_folder
+from gptoss_mlx.whole_file import locked, write_whole
+
+FILE_NAME: Final = "settings.toml"
+
+EFFORTS: Final = ("none", "low", "medium", "high")
+"""As `gptoss_mlx.options.EFFORTS`, which brings MLX with it."""
+
+DEFAULT_THEME: Final = "auto"
+"""The app's own colours, dark or light as the terminal is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What holds where a conversation says nothing else."""
+
+    theme: str = DEFAULT_THEME
+    """Name of the app's colours."""
+    model: str | None = None
+    """The model used last; None: the app chooses."""
+    effort: str | None = None
+    """How long to think: one of `EFFORTS`; None: medium, and high with the pocket model."""
+    temperature: float | None = None
+    """None: as OpenAI has it, 1."""
+    top_p: float | None = None
+    """None: as OpenAI has it, 1."""
+    max_tokens: int | None = None
+    """Tokens of an answer at most, reasoning included; None: up to the context length."""
+    max_reasoning_tokens: int | None = None
+    """Tokens of reasoning at most; None: no limit."""
+    instructions: str | None = None
+    """The developer's instructions ("system prompt")."""
+    context: int | None = None
+    """Tokens of a conversation at most; None: what the model was made for."""
+    keep_reasoning_open: bool = False
+    """Whether reasoning stays unfolded when the answer begins."""
+    show_statistics: bool = False
+    """Whether the panel with the figures of the last answer is shown."""
+    problems: tuple[str, ...] = ()
+    """A sentence for each value of the file that cannot be used, for the user; not a setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one setting is explained in the file, and checked."""
+
+    explanation: str
+    """One sentence."""
+    example: str
+    """A value as TOML has it, for the commented line."""
+    expected: str
+    """What can stand there, for messages."""
+    accepts: Callable[[Any], bool]
+    """Whether a value can be used."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+SETTINGS: Final[dict[str, Setting]] = {
+    "theme": Setting(
+        "The colours of the app: auto goes by the terminal, the app lists the others.",
+        f'"{DEFAULT_THEME}"',
+        "a theme's name",
+        _is_text,
+    ),
+    "model": Setting(
+        "The model to begin with: a name from `gptoss list`, or a folder. The app notes the last one here.",
+        '"20b"',
+        "a model's name",
+        _is_text,
+    ),
+    "effort": Setting(
+        "How long to think before answering: none, low, medium or high; without it medium, with the pocket model high.",
+        '"medium"',
+        "one of none, low, medium, high",
+        lambda value: value in EFFORTS,
+    ),
+    "temperature": Setting(
+        "How freely words are chosen: 0 always takes the likeliest; the model was made for 1.",
+        "1.0",
+        "a number, 0 or more",
+        lambda value: _is_number(value) and value >= 0,
+    ),
+    "top_p": Setting(
+        "Choose among the likeliest words only, those that have this share together.",
+        "1.0",
+        "a number above 0, at most 1",
+        lambda value: _is_number(value) and 0 < value <= 1,
+    ),
+    "max_tokens": Setting(
+        "Tokens of an answer at most, reasoning included; without it, up to the context length.",
+        "4096",
+        "a whole number, 1 or more",
+        _is_count(1),
+    ),
+    "max_reasoning_tokens": Setting(
+        "Tokens of reasoning at most, then the answer begins; without it, no limit.",
+        "2048",
+        "a whole number, 0 or more",
+        _is_count(0),
+    ),
+    "instructions": Setting(
+        'What the model is told before every chat (its "system prompt").',
+        '"Answer in plain words."',
+        "text",
+        _is_text,
+    ),
+    "context": Setting(
+        "Tokens of a conversation at most: fewer need less memory; without it, what the model was made for.",
+        "8192",
+        "a whole number, 2 or more",
+        _is_count(2),
+    ),
+    "keep_reasoning_open": Setting(
+        "Whether reasoning stays unfolded when the answer begins.", "true", "true or false", _is_switch
+    ),
+    "show_statistics": Setting(
+        "Whether the panel with the figures of the last answer is shown.", "true", "true or false", _is_switch
+    ),
+}
+"""Every setting, in the order of `Preferences`."""
+
+_HEAD: Final = """\
+# Settings of the gptoss app. A line that begins with # is not read: take the # away to set it.
+# What is changed in the app is changed here; your comments stay.
+"""
+
+
+def preferences_file() -> Path:
+    """Where the settings stand."""
+    return home_folder() / FILE_NAME
+
+
+def load_preferences(path: Path | None = None) -> Preferences:
+    """The settings of the file; for one that cannot be used the default, and a sentence in `problems`.
+
+    Writes the file, every setting explained, where there is none and one can be written.
+    """
+    path = preferences_file() if path is None else path
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        # A folder that may only be read is no reason not to chat: it is told when something is to be saved.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, _explained(), overwrite=False)
+        return Preferences()
+    except OSError as error:
+        return Preferences(problems=(f"{path} cannot be read ({_said(error)}); the default settings are used",))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        problem = f"{path} is no TOML ({error}); the default settings are used: correct or delete it"
+        return Preferences(problems=(problem,))
+    return _read(values, path)
+
+
+def save_preference(name: str, value: Any, path: Path | None = None) -> None:
+    """Sets one setting in the file; None takes it out. All else in it stays as it is, comments too.
+
+    Raises UsageError for an unknown setting, a value that it cannot have, and a file that cannot be read or written.
+    """
+    path = preferences_file() if path is None else path
+    setting = SETTINGS.get(name)
+    if setting is None:
+        raise UsageError(f"there is no setting {name!r}; expected one of {', '.join(SETTINGS)}")
+    if value is not None and not setting.accepts(value):
+        raise UsageError(f"{name} is {value!r}; expected {setting.expected}")
+    try:
+        with locked(path):
+            write_whole(path, _changed(path, name, value))
+    except OSError as error:
+        raise UsageError(f"{name} cannot be saved in {path}: {_said(error)}; it holds until the app ends") from error
+
+
+def _read(values: dict[str, Any], path: Path) -> Preferences:
+    usable: dict[str, Any] = {}
+    sentences: list[str] = []
+    for name, value in values.items():
+        setting = SETTINGS.get(name)
+        if setting is None:
+            near = difflib.get_close_matches(name, SETTINGS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(SETTINGS)}"
+            sentences.append(f"{path} sets {name!r}, which is no setting; {hint}")
+        elif not setting.accepts(value):
+            sentences.append(f"{name} in {path} is {value!r}; expected {setting.expected}: the default is used")
+        else:
+            usable[name] = value
+    return Preferences(**usable, problems=tuple(sentences))
+
+
+def _explained() -> str:
+    """The file as it is written first."""
+    parts = [f"# {setting.explanation}\n# {name} = {setting.example}\n" for name, setting in SETTINGS.items()]
+    return "\n".join((_HEAD, *parts))
+
+
+def _changed(path: Path, name: str, value: Any) -> str:
+    """The file's text with the setting changed."""
+    # Only when something is saved: the app starts without it.
+    import tomlkit
+    from tomlkit.exceptions import ParseError
+
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else _explained()
+        document = tomlkit.parse(text)
+    except (ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{name} cannot be saved: {path} is no TOML ({error}); correct or delete it") from error
+    if value is None:
+        document.pop(name, None)
+        return tomlkit.dumps(document)
+    if name in document:
+        document[name] = value
+        return tomlkit.dumps(document)
+    line = f"{name} = {tomlkit.item(value).as_string()}"
+    # Beside its explanation, where that still stands; at the top otherwise: below a [table] it would belong to it.
+    commented = re.compile(rf"^# *{name} *=.*$", re.MULTILINE)
+    beside = commented.sub(lambda match: f"{match.group()}\n{line}", text, count=1)
+    # Within a text of several lines, what looks like the comment is none.
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        if tomllib.loads(beside) == {**tomllib.loads(text), name: value}:
+            return beside
+    return f"{line}\n{text}"
+
+
+def _said(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,316 @@
+"""Connections to the file, one for each thread that is at it, and what happens when it cannot be used.
+
+    cannot be written (full disk, read-only, held by another program)
+        all goes on in a copy in memory, `trouble` says so in one sentence, and what changed there is written as soon as
+        the file can be
+    damaged
+        moved aside, never deleted; what can be read of it is copied into a new file; `take_notices` says so
+    of a newer version, or another program's
+        StoreError
+
+SQLite's write-ahead log lets others read while one writes. A commit outlives the process at once, whatever kills it;
+one that is `durable` outlives a power cut, too.
+"""
+
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+from gptoss_mlx.app.store.memory import carry_over, changed_turns, note_changes
+from gptoss_mlx.app.store.salvage import replace_damaged, unwritable_copy
+from gptoss_mlx.app.store.schema import prepare, read_version
+from gptoss_mlx.errors import StoreError
+
+_Result = TypeVar("_Result")
+
+BUSY_SECONDS: Final = 3.0
+"""How long a write waits for that of another app."""
+
+RETRY_SECONDS: Final = 1.0
+"""Between two attempts to write what is in memory only."""
+
+_REASONS: Final = {
+    sqlite3.SQLITE_FULL: "there is no room left on the disk",
+    sqlite3.SQLITE_READONLY: "it may only be read",
+    sqlite3.SQLITE_PERM: "it may not be written",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened for writing",
+    sqlite3.SQLITE_IOERR: "the disk reports an error",
+    sqlite3.SQLITE_BUSY: "another program holds it",
+    sqlite3.SQLITE_LOCKED: "another program holds it",
+    sqlite3.SQLITE_PROTOCOL: "another program holds it",
+}
+"""Result codes of SQLite that the chat outlives."""
+
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_CORRUPT_INDEX: Final = 267
+"""SQLITE_CORRUPT_VTAB: the search index is damaged, not the file."""
+
+
+class Database:
+    """The file of chats."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens it, making it where it is not there. Raises StoreError, see above."""
+        self.path: Path = path
+        self.trouble: str | None = None
+        """One sentence while nothing is written to the file."""
+        self._notices: list[str] = []
+        self._lock = threading.RLock()
+        self._generation = 0
+        self._identity: tuple[int, int] | None = None
+        self._idle: list[sqlite3.Connection] = []
+        self._memory: sqlite3.Connection | None = None
+        self._next_try = 0.0
+        self._closed = False
+        try:
+            self._idle.append(self._connect())
+        except (sqlite3.Error, OSError) as error:
+            if _is_damage(error):
+                self._repair(error)
+            else:
+                self._go_to_memory(error)
+
+    @property
+    def apart(self) -> bool:
+        """Whether all goes on in memory: new ids are then far from those that other apps give."""
+        return self._memory is not None
+
+    @property
+    def unsaved(self) -> int:
+        """Turns that are in memory only."""
+        with self._lock:
+            return 0 if self._memory is None else changed_turns(self._memory)
+
+    def read(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """What `work` reads. Raises StoreError when the file cannot be read."""
+        try:
+            return self._read(work)
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                raise StoreError(f"the chats cannot be read from {self.path}: {error}") from error
+            self._repair(error)
+            return self._read(work)
+
+    def write(self, work: Callable[[sqlite3.Connection], _Result], *, durable: bool = True) -> _Result:
+        """What `work` gives: all that it writes is kept, or nothing when it raises. May call it a second time, when the
+        first attempt could not be kept."""
+        self.retry()
+        with self._lock:
+            apart = self._memory is not None
+        if not apart:
+            try:
+                if _identity(self.path) != self._identity:
+                    raise FileNotFoundError(errno.ENOENT, "it was moved or deleted while it was open")
+                return self._write_to_disk(work, durable)
+            except (sqlite3.Error, OSError) as error:
+                if _is_damage(error):
+                    self._repair(error)
+                    return self._write_to_disk(work, durable)
+                self._go_to_memory(error)
+        with self._lock:
+            assert self._memory is not None
+            return _transact(self._memory, work)
+
+    def take_notices(self) -> list[str]:
+        """Sentences about what was found damaged and what was done; each is given once."""
+        with self._lock:
+            notices, self._notices = self._notices, []
+        return notices
+
+    def retry(self) -> bool:
+        """Writes what is in memory only, if the file can be written again; whether nothing is left there."""
+        with self._lock:
+            if self._memory is None:
+                return True
+            if time.monotonic() < self._next_try:
+                return False
+            self._next_try = time.monotonic() + RETRY_SECONDS
+            return self._return_to_disk(self._memory)
+
+    def close(self) -> None:
+        """Writes what is left, if it can be, and closes the file."""
+        with self._lock:
+            self._next_try = 0.0
+            if not self._closed:
+                self.retry()
+            self._closed = True
+            if self._memory is not None:
+                self._memory.close()
+            self._drop_connections()
+
+    # How it works
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # What is said in a chat is nobody else's; SQLite gives the files beside it the same permissions.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA temp_store = MEMORY")
+            db.execute("PRAGMA foreign_keys = ON")
+            # Another program's file stays as it is, the kind of its log, too.
+            read_version(db, str(self.path))
+            _use_log(db)
+            prepare(db, str(self.path))
+            self._identity = self._identity or _identity(self.path)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _read(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        with self._lock:
+            if self._memory is not None:
+                return work(self._memory)
+        with self._borrowed() as db:
+            return work(db)
+
+    def _write_to_disk(self, work: Callable[[sqlite3.Connection], _Result], durable: bool) -> _Result:
+        with self._borrowed() as db:
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            return _transact(db, work)
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[sqlite3.Connection]:
+        """A connection that nobody else uses meanwhile."""
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self.path} was closed; open the chats again")
+            generation = self._generation
+            db = self._idle.pop() if self._idle else None
+        db = db or self._connect()
+        try:
+            yield db
+        finally:
+            with self._lock:
+                if self._closed or generation != self._generation:
+                    db.close()
+                else:
+                    self._idle.append(db)
+
+    def _drop_connections(self) -> None:
+        """Closes the connections: at once those that are idle, the others when they are given back."""
+        self._generation += 1
+        for db in self._idle:
+            db.close()
+        self._idle.clear()
+
+    def _go_to_memory(self, error: sqlite3.Error | OSError) -> None:
+        reason = _reason(error)
+        if reason is None:
+            raise StoreError(f"{self.path} cannot be used: {error}") from error
+        with self._lock:
+            if self._memory is not None:
+                return
+            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            source = self._idle.pop() if self._idle else unwritable_copy(self.path)
+            if source is not None:
+                with contextlib.closing(source), contextlib.suppress(sqlite3.Error):
+                    source.backup(memory)
+            memory.execute("PRAGMA foreign_keys = ON")
+            prepare(memory, str(self.path))
+            note_changes(memory)
+            self._drop_connections()
+            self._identity = None
+            self._memory = memory
+            self._next_try = time.monotonic() + RETRY_SECONDS
+            self.trouble = (
+                f"chats cannot be saved to {self.path}: {reason}; they are kept in memory and saved when that is over"
+            )
+
+    def _return_to_disk(self, memory: sqlite3.Connection) -> bool:
+        try:
+            disk = self._connect()
+        except (sqlite3.Error, OSError, StoreError):
+            return False
+        try:
+            disk.execute("PRAGMA synchronous = FULL")
+            _transact(disk, lambda db: carry_over(memory, db))
+        except sqlite3.Error:
+            disk.close()
+            return False
+        memory.close()
+        self._idle.append(disk)
+        self._memory = None
+        self.trouble = None
+        return True
+
+    def _repair(self, error: BaseException) -> None:
+        """Puts a readable file in the place of a damaged one, or mends the index when that is all."""
+        with self._lock:
+            if getattr(error, "sqlite_errorcode", None) == _CORRUPT_INDEX and self._mend_index():
+                return
+            self._drop_connections()
+            self._identity = None
+            try:
+                notice = replace_damaged(self.path)
+                self._idle.append(self._connect())
+            except (sqlite3.Error, OSError) as trouble:
+                self._go_to_memory(trouble)
+                notice = f"{self.path} is damaged ({error}) and cannot be moved aside: {trouble}"
+            if notice is not None:
+                self._notices.append(notice)
+
+    def _mend_index(self) -> bool:
+        try:
+            self._write_to_disk(lambda db: db.execute("INSERT INTO search (search) VALUES ('rebuild')"), durable=True)
+        except sqlite3.Error:
+            return False
+        return True
+
+
+def _transact(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(db)
+        db.execute("COMMIT")
+    except BaseException:
+        # Some errors have ended the transaction already.
+        with contextlib.suppress(sqlite3.Error):
+            db.rollback()
+        raise
+    return result
+
+
+def _use_log(db: sqlite3.Connection) -> None:
+    """Turns the write-ahead log on. SQLite does not wait for another app that does the same, so this does."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file from another one in its place; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_damage(error: BaseException) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGED
+
+
+def _reason(error: sqlite3.Error | OSError) -> str | None:
+    """Why the file cannot be written, in words; None when the error is of another kind."""
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else _REASONS.get(code & 0xFF)
