@@ -3,9 +3,9 @@
 The turns are all known (`_turns`); those of a window `[_first, _end)` are mounted. When the reader comes near an edge
 of it, a page is added there, and what has become far is taken away at the other, but never an answer under way.
 
-Two things may hold the view. At the end, the anchor does: the view follows what is written. Elsewhere, the turn at the
-top of the view stays where it is, whatever is mounted, folded or wrapped anew above it (`arrange`). The reader's own
-scrolling leaves the one for the other.
+Two things may hold the view (`arrange`). At the end, the view follows what is written. Elsewhere, the turn at the top
+of the view stays where it is, whatever is mounted, folded or wrapped anew above it. The reader's own scrolling leaves
+the one for the other. Textual's anchor does the first, too, but pushes a short conversation to the screen's bottom.
 
 A cursor goes from turn to turn; keys that are about one turn mean the turn under it.
 """
@@ -73,6 +73,7 @@ class Transcript(VerticalScroll):
         self._held: tuple[Widget, int] | None = None
         """The turn at the top of the view, and how far below the view's top it begins."""
         self._paging = False
+        self._follows = True
 
     # What is shown
 
@@ -136,7 +137,7 @@ class Transcript(VerticalScroll):
     @property
     def follows_end(self) -> bool:
         """Whether the view is at the end and stays there."""
-        return self.is_anchored and not self._anchor_released
+        return self._follows
 
     def toggle_all_reasoning(self) -> None:
         """Unfolds all reasoning; folds it if all was unfolded."""
@@ -175,9 +176,11 @@ class Transcript(VerticalScroll):
     async def _show_window(self, first: int, end: int) -> None:
         with self.app.batch_update():
             self._held = None
+            self._follows = False
             await self.remove_children()
             self._first, self._end = first, end
             await self.mount_all(map(self._view, self._turns[first:end]))
+        self.call_after_refresh(self._page_if_near)
 
     async def _page(self) -> None:
         """Adds a page where the reader is near an edge of the window."""
@@ -189,6 +192,7 @@ class Transcript(VerticalScroll):
                 await self._page_down()
         finally:
             self._paging = False
+            self.call_after_refresh(self._page_if_near)
 
     async def _page_up(self) -> None:
         first = max(0, self._first - PAGE_TURNS)
@@ -198,6 +202,7 @@ class Transcript(VerticalScroll):
             self._first = first
             await self._trim(self._views()[MOUNTED_TURNS:])
         self._end = self._first + len(self._views())
+        self._follows = self._follows and self._end == len(self._turns)
 
     async def _page_down(self) -> None:
         end = min(len(self._turns), self._end + PAGE_TURNS)
@@ -214,27 +219,50 @@ class Transcript(VerticalScroll):
 
     # The view
 
+    def anchor(self, anchor: bool = True) -> None:
+        """Goes to the end and follows it, or no longer does."""
+        self._follows = anchor
+        if anchor:
+            self.refresh(layout=True)
+
+    def release_anchor(self) -> None:
+        """The reader scrolls: the end is followed no more, unless it is where they go."""
+        super().release_anchor()
+        if self._follows:
+            self._follows = False
+            self.call_next(self._follow_at_end)
+
+    def _follow_at_end(self) -> None:
+        if self.scroll_target_y >= self.max_scroll_y and self._end == len(self._turns):
+            self._follows = True
+
     def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
-        """Arranges the turns; away from the end, the one at the top of the view keeps its place."""
+        """Arranges the turns, and says where in them the view is."""
         result = super().arrange(size, optimal)
         self._tops = [(placement.region.y, placement.widget) for placement in result.placements]
-        if self._held is not None and not self.follows_end:
+        if self._follows:
+            self._put(max(0, result.spatial_map.total_region.bottom - size.height))
+        elif self._held is not None:
             held, offset = self._held
             top = next((top for top, widget in self._tops if widget is held), None)
             if top is not None and (shift := top - offset - round(self.scroll_y)):
-                # Where it was going to, it is now: an animation knows nothing of the new places.
-                self.app.animator.force_stop_animation(self, "scroll_y")
-                y = max(0.0, round(self.scroll_target_y) + shift)
-                self.set_reactive(Widget.scroll_y, y)
-                self.set_reactive(Widget.scroll_target_y, y)
-                self.vertical_scrollbar.position = y
+                # Where the reader was going to, they are now: an animation knows nothing of the new places.
+                self._put(max(0, round(self.scroll_target_y) + shift))
         return result
+
+    def _put(self, y: float) -> None:
+        """Moves the view in the middle of a layout."""
+        if y != self.scroll_y:
+            self.app.animator.force_stop_animation(self, "scroll_y")
+            self.set_reactive(Widget.scroll_y, y)
+            self.set_reactive(Widget.scroll_target_y, y)
+            self.vertical_scrollbar.position = y
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
         y = round(new_value)
-        if self.is_anchored and not self.follows_end and new_value > old_value and self._at_end(y):
-            self.anchor()
+        if not self._follows and new_value > old_value and self._at_end(y):
+            self._follows = True
         above = [(top, widget) for top, widget in self._tops if top <= y]
         self._held = (above[-1][1], above[-1][0] - y) if above else None
         self._page_if_near()
