@@ -7,7 +7,7 @@ what is replaced stays in the store as a branch.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gptoss_mlx.app.answer_options import count_context
 from gptoss_mlx.app.answer_queue import AnswerQueue, Request
@@ -15,7 +15,9 @@ from gptoss_mlx.app.conversation import Attachment, ChatSettings, Turn
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.errors import GptOssError, UsageError
-from gptoss_mlx.harmony import Message
+
+if TYPE_CHECKING:
+    from gptoss_mlx.harmony import Message
 
 
 class Stage(Protocol):
@@ -167,7 +169,7 @@ class Conversing:
             await self._stage.show_all()
             self._stage.tell()
 
-    def _read(self, text: str) -> tuple[Message, Sequence[Attachment]]:
+    def _read(self, text: str) -> "tuple[Message, Sequence[Attachment]]":
         """The message, with the files that it names and, where a model is there, their cost."""
         # The first paint is without them.
         from gptoss_mlx.app.attachments import count_tokens, read_message

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual import work
 
@@ -11,10 +11,12 @@ from gptoss_mlx.app.commands import find_word
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
 from gptoss_mlx.app.session import ModelSession
-from gptoss_mlx.app.settings_form import SettingsChange
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme
 from gptoss_mlx.errors import GptOssError, UsageError
+
+if TYPE_CHECKING:
+    from gptoss_mlx.app.settings_form import SettingsChange
 
 
 class ScreenActions(ChatActions):
@@ -137,7 +139,7 @@ class ScreenActions(ChatActions):
 
         self.push_screen(SettingsScreen(self.chat.chat.settings, self.preferences), self._settings_chosen)
 
-    def _settings_chosen(self, change: SettingsChange | None) -> None:
+    def _settings_chosen(self, change: "SettingsChange | None") -> None:
         if change is None:
             return
         self.remember(**change.preferences)
