@@ -50,7 +50,7 @@ def stream_and_type(home: Path, answer: str, seconds: float, every: float) -> tu
         latencies: list[float] = []
         memory: list[int] = []
         end = time.perf_counter() + seconds
-        letter = 0x3B1
+        letter = 0x4E00
         while time.perf_counter() < end:
             app.forget()
             # One that is nowhere else on the screen.
