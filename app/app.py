@@ -117,10 +117,10 @@ class GptossApp(ScreenActions):
         self._first_model = first_model(model, self.preferences)
         self._given = dict(settings or {})
         self._first_context = context if context is not None else self.preferences.context
-        self._resume = resume
         self._interrupted = 0.0
         self._typed_early: list[Event] | None = []
         """Keys from before there was anything to type into; None once there is."""
+        self._open_first(resume)
 
     @property
     def chat_settings(self) -> ChatSettings:
@@ -131,8 +131,19 @@ class GptossApp(ScreenActions):
         """The chat is what all else lies upon."""
         return self.chat
 
-    def on_mount(self) -> None:
+    def _open_first(self, resume: int | None) -> None:
+        """Turns to the conversation to begin with: before the first paint, since a person may type at once."""
         self.store.mark_interrupted()
+        wanted = self.place.conversation if resume is None else resume
+        try:
+            self.chat.open_first(wanted)
+        except UsageError as error:
+            self.chat.open_first(None, str(error) if resume is not None else "")
+        if self._given and resume is not None:
+            # What was said on the command line holds for the conversation that it names, too.
+            self.chat.chat.change_settings(replace(self.chat.chat.settings, **self._given))
+
+    def on_mount(self) -> None:
         self.call_after_refresh(lambda: self.run_worker(self._begin()))
 
     async def on_event(self, event: Event) -> None:
@@ -146,28 +157,21 @@ class GptossApp(ScreenActions):
         if not gc.isenabled():
             # What was imported stays: the collector need not look at it again.
             gc.freeze()
+            gc.set_threshold(20_000, 20, 20)
             gc.enable()
         self.session.open(self._first_model, self._first_context)
-        wanted = self.place.conversation if self._resume is None else self._resume
-        try:
-            await self.chat.arrive(wanted, self.chat.draft)
-        except UsageError as error:
-            await self.chat.arrive(None, self.chat.draft)
-            if self._resume is not None:
-                self.chat.tell(str(error))
-        if self._given and self._resume is not None:
-            # What was said on the command line holds for the conversation that it names, too.
-            self.chat.change_settings(replace(self.chat.chat.settings, **self._given))
+        await self.chat.arrive()
         typed, self._typed_early = self._typed_early or [], None
         for event in typed:
             self.post_message(event)
         for problem in self.preferences.problems:
             self.notify(problem, severity="warning", timeout=20)
-        self.set_interval(LOOK_SECONDS, self._look)
+        # Beside the keys: what is looked at may be slow.
+        self.set_interval(LOOK_SECONDS, lambda: self.run_worker(self._look(), group="look", exclusive=True))
 
     async def _look(self) -> None:
         """What has to be looked at now and then."""
-        self.keep_place()
+        await self.keep_place()
         for sentence in self.store.take_notices():
             self.notify(sentence, severity="warning", timeout=20)
         self.chat.show_notice()
@@ -218,11 +222,13 @@ class GptossApp(ScreenActions):
 
     # Leaving
 
-    def keep_place(self) -> None:
+    async def keep_place(self) -> None:
         """Keeps the draft and where the reader is."""
+        if not self.chat.arrived:
+            return
         self.chat.leave_place()
         try:
-            self.place.save()
+            await asyncio.to_thread(self.place.save)
         except OSError as error:
             self.log.error(f"the draft cannot be kept: {error}")
 
@@ -244,7 +250,7 @@ class GptossApp(ScreenActions):
 
     async def action_quit(self) -> None:
         """Leaves: the answer under way is stopped and saved."""
-        self.keep_place()
+        await self.keep_place()
         await self.answers.finish(FINISH_SECONDS)
         # The engine ends by itself; a chunk that is being read must not hold the terminal.
         threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()

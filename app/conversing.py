@@ -47,6 +47,9 @@ class Stage(Protocol):
     def tell(self, problem: str = "") -> None:
         """Says what went wrong (empty: nothing), and shows what waits and what is edited."""
 
+    def show_notice(self) -> None:
+        """Shows what went wrong, what waits and what is edited, as it is now."""
+
 
 class Conversing:
     """Acts on the conversation on the screen."""
@@ -156,6 +159,13 @@ class Conversing:
             await self._stage.show_below(below)
             self._stage.tell()
 
+    async def begin(self, editing: int | None) -> None:
+        """Shows the conversation that the app begins with; its draft is in the composer already."""
+        async with self._doing:
+            self._edit(editing)
+            await self._stage.show_all()
+            self._stage.show_notice()
+
     async def open(self, conversation: int | None, draft: str = "", editing: int | None = None) -> None:
         """Turns to another conversation (None: a new one) and to what was being written in it.
 
@@ -163,11 +173,14 @@ class Conversing:
         """
         async with self._doing:
             self._chat.open(conversation)
-            self.editing = next((turn for turn in self._chat.path if turn.id == editing), None)
-            self._set_aside = ""
+            self._edit(editing)
             self._stage.set_draft(draft)
             await self._stage.show_all()
             self._stage.tell()
+
+    def _edit(self, turn: int | None) -> None:
+        self.editing = next((known for known in self._chat.path if known.id == turn), None)
+        self._set_aside = ""
 
     def _read(self, text: str) -> "tuple[Message, Sequence[Attachment]]":
         """The message, with the files that it names and, where a model is there, their cost."""

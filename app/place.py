@@ -7,6 +7,7 @@ that cannot be read is begun anew. With two apps at once each keeps the other's 
 import contextlib
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Place:
         """The one that was on the screen last; None: a new one."""
         self._spots = data["spots"]
         self._changed: set[str] = set()
+        self._saved: tuple[int | None, dict[str, Any]] | None = None
+        self._saving = threading.Lock()
 
     def spot(self, conversation: int | None) -> Spot:
         """Where the reader was in that conversation (None: in the one that has not begun)."""
@@ -57,9 +60,16 @@ class Place:
         self._spots[key] = {name: value for name, value in asdict(spot).items() if value}
 
     def save(self) -> None:
-        """Writes it. Raises OSError."""
+        """Writes it, where it says something new. May be called on any thread. Raises OSError."""
+        with self._saving:
+            state = self.conversation, dict(self._spots)
+            if state != self._saved:
+                self._write()
+                self._saved = state
+
+    def _write(self) -> None:
         # What another app wrote meanwhile stays, where it was not changed here.
-        spots = {**self._read()["spots"], **{key: self._spots[key] for key in self._changed}}
+        spots = {**self._read()["spots"], **{key: self._spots[key] for key in list(self._changed)}}
         data = {"conversation": self.conversation, "spots": {key: spot for key, spot in spots.items() if spot}}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")

@@ -59,6 +59,8 @@ class ChatScreen(ReportingScreen):
         """What is on the screen."""
         self.conversing = Conversing(self.chat, answers, session, self)
         """What can be done to it."""
+        self.arrived = False
+        """Whether the first conversation is on the screen."""
         self._store = store
         self._place = place
         self._obey = obey
@@ -248,17 +250,31 @@ class ChatScreen(ReportingScreen):
         below = 0 if transcript.follows_end else max(0, round(transcript.max_scroll_y - transcript.scroll_y))
         self._place.leave(self.chat.id, Spot(self.draft, None if editing is None else editing.id, below))
 
+    def open_first(self, conversation: int | None, problem: str = "") -> None:
+        """Turns to that conversation before there is a screen. Raises UsageError when there is none."""
+        self.chat.open(conversation)
+        self._problem = problem
+
+    def on_mount(self) -> None:
+        # Before any key: what is typed at once comes after the draft.
+        self.set_draft(self._place.spot(self.chat.id).draft)
+
+    async def arrive(self) -> None:
+        """Shows the first conversation, where the reader left it."""
+        spot = self._place.spot(self.chat.id)
+        await self.conversing.begin(spot.editing)
+        self._scroll_to(spot)
+        self.arrived = True
+
     async def go_to(self, conversation: int | None) -> None:
         """Turns to that conversation, where the reader left it. Raises UsageError when there is none."""
         self.leave_place()
-        await self.arrive(conversation)
-
-    async def arrive(self, conversation: int | None, typed: str = "") -> None:
-        """The same, coming from nowhere; `typed` while the app began."""
         spot = self._place.spot(conversation)
-        draft = "\n".join(part for part in (spot.draft, typed) if part)
-        await self.conversing.open(conversation, draft, spot.editing)
+        await self.conversing.open(conversation, spot.draft, spot.editing)
         self._place.leave(conversation, spot)
+        self._scroll_to(spot)
+
+    def _scroll_to(self, spot: Spot) -> None:
         if spot.lines_below:
             transcript = self.transcript
             self.call_after_refresh(

@@ -134,7 +134,7 @@ class AnswerTurn(TurnView):
             # Behind another screen nothing is painted.
             await asyncio.wait((asyncio.ensure_future(painted.wait()),), timeout=0.2)
             took = loop.time() - began
-            await asyncio.sleep(max(1 / UPDATES_PER_SECOND - took, took))
+            await asyncio.sleep(max(1 / UPDATES_PER_SECOND - took, 2 * took))
 
     async def _show_pending(self) -> None:
         events, self._pending = self._pending, []

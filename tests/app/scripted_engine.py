@@ -76,12 +76,14 @@ class PacedModel(ScriptedModel):
 class ScriptedGptOss(GptOss):
     """`GptOss` with the pocket model's tokenizer and a scripted model."""
 
-    def __init__(self, model: PacedModel, tokenizer: Tokenizer, *, context_limit: int = 8192, name: str) -> None:
+    def __init__(
+        self, model: PacedModel, tokenizer: Tokenizer, *, context_limit: int, prefill_chunk: int, name: str
+    ) -> None:
         self.name = name
         self.folder = POCKET_FOLDER
         self.config = ModelConfig.from_file(POCKET_FOLDER / "config.json")
         self.context_limit = context_limit
-        self.defaults = {}
+        self.defaults = {"prefill_chunk": prefill_chunk}
         self.tokenizer = tokenizer
         self.scripted = model
         self.engine = Engine(lambda: as_model(model))
@@ -93,10 +95,19 @@ class ScriptedGptOss(GptOss):
 class ScriptedLoad:
     """Stands in for `gptoss_mlx.load`. Waits for `allowed` first; raises `error` once if there is one."""
 
-    def __init__(self, tokenizer: Tokenizer, *scripts: str, context_limit: int = 8192, **paced: Any) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *scripts: str,
+        context_limit: int = 8192,
+        prefill_chunk: int = 1 << 20,
+        **paced: Any,
+    ) -> None:
+        """`prefill_chunk`: by itself, all in one, as the scripted model takes a chunk of one token for an answer's."""
         self.tokenizer = tokenizer
         self.scripts = list(scripts)
         self.context_limit = context_limit
+        self.prefill_chunk = prefill_chunk
         self.paced = paced
         self.allowed = threading.Event()
         self.allowed.set()
@@ -123,6 +134,12 @@ class ScriptedLoad:
         )
         # Only the first engine fails; what is loaded again is sound.
         self.paced.pop("fail_at", None)
-        loaded = ScriptedGptOss(paced, self.tokenizer, context_limit=context or self.context_limit, name=model)
+        loaded = ScriptedGptOss(
+            paced,
+            self.tokenizer,
+            context_limit=context or self.context_limit,
+            prefill_chunk=self.prefill_chunk,
+            name=model,
+        )
         self.loaded.append(loaded)
         return loaded

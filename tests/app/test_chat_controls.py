@@ -70,7 +70,7 @@ def test_escape_stops_an_answer_and_keeps_what_came(home: Path, tokenizer: Token
 
 
 def test_escape_stops_while_the_prompt_is_read(home: Path, tokenizer: Tokenizer):
-    load = ScriptedLoad(tokenizer, final("never said"), prefill_seconds=0.15)
+    load = ScriptedLoad(tokenizer, final("never said"), prefill_seconds=0.15, prefill_chunk=64)
 
     async def work(desk: Desk) -> None:
         await desk.say("read this " * 600)
