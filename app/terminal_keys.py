@@ -13,8 +13,8 @@ from textual.keys import Keys
 ALT_ENTER = "\x1b\r"
 
 OTHER_ENTERS = frozenset(("shift+\r", "ctrl+\r", "\r"))
-"""What Textual calls Enter with a modifier where the terminal says it as xterm does (`ESC [ 27 ; 2 ; 13 ~`); the last one
-is with Alt. Enter alone is `enter`."""
+"""What Textual calls Enter with a modifier where the terminal says it as xterm does (`ESC [ 27 ; 2 ; 13 ~`); the
+last one is with Alt. Enter alone is `enter`."""
 
 
 def know_alt_enter() -> None:

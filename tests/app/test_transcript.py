@@ -13,8 +13,9 @@ from gptoss_mlx.app.widgets.answer import Answer
 from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.app.widgets.plain_text import PlainText
 from gptoss_mlx.app.widgets.reasoning import Reasoning
-from gptoss_mlx.app.widgets.transcript import MOUNTED_TURNS, PAGE_TURNS, Transcript
+from gptoss_mlx.app.widgets.transcript import Transcript
 from gptoss_mlx.app.widgets.turn_view import TurnView
+from gptoss_mlx.app.widgets.turn_window import MOUNTED_TURNS, PAGE_TURNS
 from gptoss_mlx.events import ChannelStart, TextDelta
 from tests.app.style import STYLE
 from tests.app.turns import answer_turn, conversation, user_turn
