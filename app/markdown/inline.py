@@ -6,7 +6,7 @@ from textual.style import Style
 
 CODE_STYLE = "$text-warning"
 LINK_STYLE = "underline"
-TARGET_STYLE = "$text-muted"
+TARGET_STYLE = "$foreground 60%"
 
 _OPENINGS = {"em_open": "italic", "strong_open": "bold", "s_open": "strike", "link_open": LINK_STYLE}
 

@@ -17,7 +17,7 @@ HEADING_STYLES = {"h1": "bold underline $text-primary", "h2": "bold $text-primar
 BULLETS = ("• ", "◦ ", "▪ ")
 """By depth, over and over."""
 BULLET_STYLE = "$text-primary"
-RULE_STYLE = "$text-muted"
+RULE_STYLE = "$foreground 40%"
 QUOTE_STYLE = "$text-primary"
 NESTING = 100
 """Deeper blocks would be left out by the parser; its own limit of 20 is soon met by a quoted letter."""

@@ -10,14 +10,16 @@ there.
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SECTION_CHARACTERS = 1200
 """A section is at least this long before it may end: one widget a section, and about a screenful each."""
-CODE_CHARACTERS = 4000
+CODE_CHARACTERS = 2000
 """A block of code that grows is cut when its part of a section is this long."""
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
-_ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
+_ITEM = re.compile(r" {0,3}(\d{0,9})([-*+]|(?<=\d)[.)])([ \t]+)\S")
+_RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*")
 _HEADING = re.compile(r"#{1,6}[ \t]+\S")
 _LINK_DEFINITION = re.compile(r"^ {0,3}\[[^\]\n]+\]:[ \t]*\S", re.MULTILINE)
 
@@ -29,6 +31,17 @@ class Section:
     text: str
     joins: bool
     """Whether the next section follows without a gap: it goes on with the same list, or the same code."""
+
+
+class _Item(NamedTuple):
+    """The beginning of a list's item."""
+
+    sign: str
+    """What begins the items of its list: `-`, `*`, `+`, or what stands behind the numbers."""
+    number: int
+    """0 for the first item of a list with bullets."""
+    column: int
+    """Where its text begins; what is indented so far belongs to it."""
 
 
 class SectionCutter:
@@ -48,8 +61,12 @@ class SectionCutter:
         """The line that did."""
         self._fence_in_item = False
         """Whether that code belongs to a list's item, and ends with it."""
-        self._after_blank = True
-        self._in_list = False
+        self._between = True
+        """Whether the running line follows a block that is over."""
+        self._quoting = False
+        """Whether the running paragraph may be a quoted one."""
+        self._list: _Item | None = None
+        """The last item of the list that the running line stands in, with the number that it is shown with."""
 
     @property
     def rest(self) -> str:
@@ -81,32 +98,60 @@ class SectionCutter:
         """Whether a section may begin with this line, and if so, whether it goes on with a list; None if not."""
         if not line.strip() or line[0] in " \t" or (self._fence and not self._fence_in_item):
             return None
-        if self._in_list and _ITEM.match(line):
-            return not self._after_blank
-        if self._after_blank or self._fence_in_item or _HEADING.match(line) or _opens_code(line):
+        if self._list and (item := _item(line)):
+            if item.sign != self._list.sign:
+                return False
+            # A list numbers its items itself; one that is written with another number cannot begin a section.
+            follows = item.sign in "-*+" or item.number == self._list.number + 1
+            return not self._between if follows else None
+        if self._between or self._fence_in_item or _HEADING.match(line) or _opens_code(line):
             return False
         return None
 
     def _look_at(self, line: str) -> None:
         """Notes what the line opens and closes."""
         blank = not line.strip()
-        indented = not blank and line[0] in " \t"
-        if self._fence and self._fence_in_item and not blank and not indented:
-            self._fence, self._fence_in_item, self._after_blank = "", False, True
+        indent = len(line) - len(line.lstrip(" \t"))
+        indented = not blank and indent > 0
+        within = indented and self._list is not None and indent >= self._list.column
+        if self._fence_in_item and not blank and not within:
+            self._fence, self._fence_in_item, self._between = "", False, True
         if self._fence:
             fence = _FENCE.fullmatch(line)
             if fence and fence[1].startswith(self._fence) and not fence[2].strip():
-                self._fence, self._fence_in_item, self._after_blank = "", False, True
+                self._fence, self._fence_in_item, self._between = "", False, True
             return
         if opening := _opens_code(line):
             self._fence, self._opening = opening, line
-            self._fence_in_item = self._in_list = self._in_list and indented
-        elif item := _ITEM.match(line):
-            # A number other than 1 begins no list in the middle of a paragraph.
-            self._in_list = self._in_list or self._after_blank or item[0][0] in "-*+" or item[0][:2] in ("1.", "1)")
-        elif not blank and not indented and (self._after_blank or _HEADING.match(line)):
-            self._in_list = False
-        self._after_blank = blank
+            self._fence_in_item = within
+            self._list = self._list if within else None
+        elif not indented and (_RULE.fullmatch(line) or _HEADING.match(line)):
+            # A rule or a heading: whatever follows begins anew.
+            self._list = None
+            blank = True
+        elif not within and (item := _item(line)):
+            if self._list and self._list.sign == item.sign:
+                self._list = item._replace(number=self._list.number + 1)
+            elif self._list or self._between or self._quoting or item.number < 2:
+                # A number other than 1 begins no list in the middle of a paragraph.
+                self._list = item
+        elif not blank and not indented and (self._between or line[0] == ">"):
+            self._list = None
+        elif indent >= 4 and self._between and self._list is None:
+            # Code by indentation is over with the first line that has none.
+            blank = True
+        self._between = blank
+        self._quoting = not blank and (self._quoting or line[0] == ">")
+
+
+def _item(line: str) -> _Item | None:
+    """The list's item that the line begins; None if it begins none."""
+    found = None if _RULE.fullmatch(line) else _ITEM.match(line)
+    if found is None or (found[1] and found[2] in "-*+"):
+        return None
+    # After more than four blanks, the item begins with indented code.
+    column = found.end(2) + 1 if len(found[3]) > 4 else found.end(3)
+    return _Item(found[2], int(found[1] or 0), column)
 
 
 def _opens_code(line: str) -> str:

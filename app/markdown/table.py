@@ -8,7 +8,7 @@ from textual.content import Content
 from gptoss_mlx.app.markdown.inline import inline_content
 from gptoss_mlx.app.markdown.row import Row
 
-RULE_STYLE = "$text-muted"
+RULE_STYLE = "$foreground 40%"
 SEPARATOR = " │ "
 
 

@@ -7,6 +7,7 @@ answer is. Text of one message that came meanwhile is shown in one go.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from textual.app import ComposeResult
 
@@ -132,7 +133,8 @@ class AnswerTurn(TurnView):
             painted = asyncio.Event()
             self.call_after_refresh(painted.set)
             # Behind another screen nothing is painted.
-            await asyncio.wait((asyncio.ensure_future(painted.wait()),), timeout=0.2)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(painted.wait(), 0.2)
             took = loop.time() - began
             await asyncio.sleep(max(1 / UPDATES_PER_SECOND - took, 2 * took))
 

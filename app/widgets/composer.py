@@ -64,11 +64,13 @@ class Composer(Vertical):
     def action_search_history(self) -> None:
         """Opens the search in earlier messages."""
         self._completion.offer([])
+        self._area.display = False
         self._search.open()
 
     @on(HistorySearch.Closed)
     def _search_closed(self, event: HistorySearch.Closed) -> None:
         event.stop()
+        self._area.display = True
         if event.text is not None:
             self._area.put(event.text)
             self._area.forget_recalled()

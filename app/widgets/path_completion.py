@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+from codecs import getincrementaldecoder
 from pathlib import Path
 
 from gptoss_mlx.app.widgets.choices import Choices
@@ -12,20 +13,23 @@ SHOWN = 50
 EXAMINED = 5000
 """Entries of a folder that are looked at."""
 
-_MENTION = re.compile(r'(?:^|(?<=\s))@(?:"([^"]*)|([^\s"]*))$')
+_MENTION = re.compile(r"""(?<!\S)@(?:"([^"]*)|'([^']*)|([^\s"'][^\s]*|))$""")
+_UNQUOTED = re.compile(r"""[^\s\\"']*[^\s\\"'.,;:!?)\]}>]""")
+"""A path that is read as it is, see `attachments`."""
 
 
 def mentioned_path(before_cursor: str) -> str | None:
     """What stands after the "@" that the cursor is in: `@src/ma` or `@"my no`; None if it is in none."""
     found = _MENTION.search(before_cursor)
-    return None if found is None else found[1] if found[1] is not None else found[2]
+    return None if found is None else next(path for path in found.groups() if path is not None)
 
 
 def mention(path: str, *, done: bool = True) -> str:
     """The "@" word for a path, in quotes where it needs them; without the closing one until it is done."""
-    if re.search(r"\s", path) is None:
+    if _UNQUOTED.fullmatch(path):
         return f"@{path}"
-    return f'@"{path}"' if done else f'@"{path}'
+    quote = "'" if '"' in path else '"'
+    return f"@{quote}{path}{quote if done else ''}"
 
 
 def matching_paths(written: str, folder: Path | None = None) -> list[str]:
@@ -59,11 +63,11 @@ def matching_paths(written: str, folder: Path | None = None) -> list[str]:
 
 
 def _is_binary(path: Path) -> bool:
-    """Whether the file is no text; one that cannot be read is none either."""
+    """Whether the file is no text in UTF-8 by its beginning; one that cannot be read is none either."""
     try:
         with path.open("rb") as file:
-            return b"\0" in file.read(1024)
-    except OSError:
+            return "\0" in getincrementaldecoder("utf-8")().decode(file.read(1024))
+    except (OSError, UnicodeDecodeError):
         return True
 
 

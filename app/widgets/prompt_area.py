@@ -14,9 +14,10 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from gptoss_mlx.app.terminal_keys import OTHER_ENTERS, know_alt_enter
 from gptoss_mlx.app.widgets.path_completion import PathCompletion, mention, mentioned_path
 
-PLACEHOLDER = "Ask anything · Enter sends · Ctrl+J new line · @ attaches a file · ↑ earlier messages"
+PLACEHOLDER = "Ask anything · Enter sends · ^J new line · @ file · ↑ history"
 
 
 class PromptArea(TextArea):
@@ -39,6 +40,7 @@ class PromptArea(TextArea):
         super().__init__(
             placeholder=PLACEHOLDER, tab_behavior="focus", soft_wrap=True, compact=True, highlight_cursor_line=False
         )
+        know_alt_enter()
         self._history = history
         self._completion = completion
         self._recalled: list[str] = []
@@ -83,6 +85,10 @@ class PromptArea(TextArea):
                 self._completion.offer([])
             else:
                 self._take_path()
+        elif event.key in OTHER_ENTERS:
+            event.stop()
+            event.prevent_default()
+            self.action_new_line()
         elif event.key == "enter":
             # The base class would make a new line of it; here its binding is to have it.
             event.prevent_default()

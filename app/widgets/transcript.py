@@ -1,13 +1,7 @@
-"""Transcript: the conversation on the screen, turn below turn, of which only some exist as widgets.
+"""Transcript: the conversation on the screen, turn below turn.
 
-The turns are all known (`_turns`); those of a window `[_first, _end)` are mounted. When the reader comes near an edge
-of it, a page is added there, and what has become far is taken away at the other, but never an answer under way.
-
-Two things may hold the view. At the end, the anchor does: the view follows what is written. Elsewhere, the turn at the
-top of the view stays where it is, whatever is mounted, folded or wrapped anew above it (`arrange`). The reader's own
-scrolling leaves the one for the other.
-
-A cursor goes from turn to turn; keys that are about one turn mean the turn under it.
+Which of the turns exist as widgets, and what holds the view, is the business of `turn_window`. Here a cursor goes from
+turn to turn; keys that are about one turn mean the turn under it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,28 +9,16 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.geometry import Size
-from textual.layout import DockArrangeResult
 from textual.message import Message
-from textual.widget import Widget
 
 from gptoss_mlx.app.conversation import Turn
-from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.app.widgets.reasoning import Reasoning
 from gptoss_mlx.app.widgets.turn_view import TurnView
-from gptoss_mlx.app.widgets.user_message import UserMessage
-
-PAGE_TURNS = 8
-"""Turns that are mounted at a time."""
-MOUNTED_TURNS = 48
-"""More are not kept mounted."""
-NEAR_ROWS = 2
-"""So far from the end the reader is taken to be at the end."""
+from gptoss_mlx.app.widgets.turn_window import PAGE_TURNS, TurnWindow
 
 
-class Transcript(VerticalScroll):
-    """Shows turns."""
+class Transcript(TurnWindow):
+    """Shows the turns of a conversation."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "cursor(-1)", "Up", show=False),
@@ -61,19 +43,9 @@ class Transcript(VerticalScroll):
             self.turn = turn
 
     def __init__(self, *, keep_reasoning_open: bool = False, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self.keep_reasoning_open = keep_reasoning_open
-        """Whether turns that are mounted from now on show their reasoning."""
-        self._turns: list[Turn] = []
-        self._siblings: dict[int, Sequence[int]] = {}
-        self._first = self._end = 0
+        super().__init__(keep_reasoning_open=keep_reasoning_open, id=id)
         self._cursor: int | None = None
         """Index of the selected turn."""
-        self._tops: list[tuple[int, Widget]] = []
-        """Where each mounted turn begins, as last arranged."""
-        self._held: tuple[Widget, int] | None = None
-        """The turn at the top of the view, and how far below the view's top it begins."""
-        self._paging = False
 
     # What is shown
 
@@ -120,10 +92,6 @@ class Transcript(VerticalScroll):
         if (view := self.view(turn.id)) is not None:
             await view.update(turn, siblings)
 
-    def view(self, turn_id: int) -> TurnView | None:
-        """The widget of that turn; None while it is not mounted."""
-        return next((view for view in self._views() if view.turn.id == turn_id), None)
-
     @property
     def selected(self) -> Turn | None:
         """The turn under the cursor."""
@@ -133,11 +101,6 @@ class Transcript(VerticalScroll):
         view = self.view(turn.id)
         # The view of an answer knows how it ended.
         return turn if view is None else view.turn
-
-    @property
-    def follows_end(self) -> bool:
-        """Whether the view is at the end and stays there."""
-        return self.is_anchored and not self._anchor_released
 
     def toggle_all_reasoning(self) -> None:
         """Unfolds all reasoning; folds it if all was unfolded."""
@@ -152,101 +115,10 @@ class Transcript(VerticalScroll):
                 reasoning.touched = True
                 await reasoning.fold(not unfold)
 
-    # The window
-
-    def _views(self) -> list[TurnView]:
-        return list(self.query_children(TurnView))
-
-    def _view(self, turn: Turn) -> TurnView:
-        siblings = self._siblings.get(turn.id, ())
-        if turn.role == "user":
-            return UserMessage(turn, siblings)
-        return AnswerTurn(
-            turn, siblings, keep_reasoning_open=self.keep_reasoning_open, may_fold=lambda: self.follows_end
-        )
-
     async def _show_end(self) -> None:
         await self._show_window(max(0, len(self._turns) - PAGE_TURNS), len(self._turns))
         self.anchor()
         self._select(len(self._turns) - 1 if self._turns else None)
-
-    async def _show_window(self, first: int, end: int) -> None:
-        with self.app.batch_update():
-            self._held = None
-            await self.remove_children()
-            self._first, self._end = first, end
-            await self.mount_all(map(self._view, self._turns[first:end]))
-
-    async def _page(self) -> None:
-        """Adds a page where the reader is near an edge of the window."""
-        height = self.scrollable_content_region.height
-        try:
-            if self.scroll_y < height and self._first > 0:
-                await self._page_up()
-            elif self.scroll_y > self.max_scroll_y - height and self._end < len(self._turns):
-                await self._page_down()
-        finally:
-            self._paging = False
-
-    async def _page_up(self) -> None:
-        first = max(0, self._first - PAGE_TURNS)
-        with self.app.batch_update():
-            views = [self._view(turn) for turn in self._turns[first : self._first]]
-            await self.mount_all(views, before=0)
-            self._first = first
-            await self._trim(self._views()[MOUNTED_TURNS:])
-        self._end = self._first + len(self._views())
-
-    async def _page_down(self) -> None:
-        end = min(len(self._turns), self._end + PAGE_TURNS)
-        with self.app.batch_update():
-            await self.mount_all(map(self._view, self._turns[self._end : end]))
-            self._end = end
-            await self._trim(self._views()[:-MOUNTED_TURNS])
-        self._first = self._end - len(self._views())
-
-    async def _trim(self, views: Sequence[TurnView]) -> None:
-        if not any(isinstance(view, AnswerTurn) and view.running for view in views):
-            for view in views:
-                await view.remove()
-
-    # The view
-
-    def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
-        """Arranges the turns; away from the end, the one at the top of the view keeps its place."""
-        result = super().arrange(size, optimal)
-        self._tops = [(placement.region.y, placement.widget) for placement in result.placements]
-        if self._held is not None and not self.follows_end:
-            held, offset = self._held
-            top = next((top for top, widget in self._tops if widget is held), None)
-            if top is not None and (shift := top - offset - round(self.scroll_y)):
-                # Where it was going to, it is now: an animation knows nothing of the new places.
-                self.app.animator.force_stop_animation(self, "scroll_y")
-                y = max(0.0, round(self.scroll_target_y) + shift)
-                self.set_reactive(Widget.scroll_y, y)
-                self.set_reactive(Widget.scroll_target_y, y)
-                self.vertical_scrollbar.position = y
-        return result
-
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        super().watch_scroll_y(old_value, new_value)
-        y = round(new_value)
-        if self.is_anchored and not self.follows_end and new_value > old_value and self._at_end(y):
-            self.anchor()
-        above = [(top, widget) for top, widget in self._tops if top <= y]
-        self._held = (above[-1][1], above[-1][0] - y) if above else None
-        self._page_if_near()
-
-    def _at_end(self, y: int) -> bool:
-        return y >= self.max_scroll_y - NEAR_ROWS and self._end == len(self._turns)
-
-    def _page_if_near(self) -> None:
-        height = self.scrollable_content_region.height
-        near_top = self.scroll_y < height and self._first > 0
-        near_end = self.scroll_y > self.max_scroll_y - height and self._end < len(self._turns)
-        if (near_top or near_end) and not self._paging:
-            self._paging = True
-            self.run_worker(self._page())
 
     # The cursor
 

@@ -1,11 +1,13 @@
 """UserMessage: what the user typed, as it was typed, with what is attached to it and how many tokens that takes."""
 
+from collections.abc import Sequence
+
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from gptoss_mlx.app.conversation import Attachment
+from gptoss_mlx.app.conversation import Attachment, Turn
 from gptoss_mlx.app.displayed_text import count_of, displayable
 from gptoss_mlx.app.widgets.foldable import Foldable
 from gptoss_mlx.app.widgets.plain_text import PlainText
@@ -58,6 +60,13 @@ class UserMessage(TurnView):
         for attachment in self.turn.attachments:
             yield AttachedFile(attachment)
         yield self._foot
+
+    async def update(self, turn: Turn, siblings: Sequence[int] | None = None) -> None:
+        """Shows the turn as it is now: what its attachments cost may be known by now."""
+        anew = (turn.text, turn.attachments) != (self.turn.text, self.turn.attachments)
+        await super().update(turn, siblings)
+        if anew:
+            await self.recompose()
 
     async def toggle(self) -> None:
         foldables = list(self.query(Foldable))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual import events, on
+from textual._xterm_parser import XTermParser
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -70,6 +71,20 @@ def test_these_keys_make_a_new_line(key: str) -> None:
     async def steps(app: ComposerApp, pilot: Pilot[None]) -> None:
         await pilot.press("a", key, "b")
         assert app.composer.text == "a\nb"
+        assert app.sent == []
+
+    drive(steps)
+
+
+@pytest.mark.parametrize("sequence", ["\x1b\r", "\x1b[13;2u", "\x1b[13;3u", "\x1b[27;2;13~", "\x1b[27;3;13~", "\n"])
+def test_what_terminals_send_for_enter_with_a_modifier_makes_a_new_line(sequence: str) -> None:
+    async def steps(app: ComposerApp, pilot: Pilot[None]) -> None:
+        await pilot.press("a")
+        for event in XTermParser().feed(sequence):
+            app.post_message(event)
+        await pilot.pause()
+        await pilot.pause()
+        assert app.composer.text == "a\n"
         assert app.sent == []
 
     drive(steps)
@@ -241,6 +256,7 @@ def test_offered_are_text_files_then_folders_and_hidden_ones_only_when_asked(tmp
     (tmp_path / "Beta.txt").write_text("b")
     (tmp_path / "alpha.txt").write_text("a")
     (tmp_path / "data.bin").write_bytes(b"\0\1")
+    (tmp_path / "latin.txt").write_bytes("é!".encode("latin-1"))
     (tmp_path / ".secret").write_text("s")
     (tmp_path / "folder").mkdir()
     assert matching_paths("", tmp_path) == ["alpha.txt", "Beta.txt", "folder/"]
@@ -256,6 +272,7 @@ def test_offered_are_text_files_then_folders_and_hidden_ones_only_when_asked(tmp
         ("@", ""),
         ("see @src/a", "src/a"),
         ('@"my no', "my no"),
+        ("@'my \"no", 'my "no'),
         ("me@home", None),
         ("@a b", None),
         ('@"a b" ', None),
@@ -269,6 +286,8 @@ def test_a_path_with_blanks_is_mentioned_in_quotes() -> None:
     assert mention("a b.txt") == '@"a b.txt"'
     assert mention("a b/", done=False) == '@"a b/'
     assert mention("ab.txt") == "@ab.txt"
+    assert mention('a "b".txt') == "@'a \"b\".txt'"
+    assert mention("notes.") == '@"notes."'
 
 
 async def settle(pilot: Pilot[None]) -> None:
