@@ -1,6 +1,7 @@
 """Conversations on disk: one SQLite file, full-text search, safe with several apps at once. See `app/STORAGE.md`.
 
     store        Store: what the app calls
+    conversations, tree, listing    one conversation, its turns, the list of all: the queries
     database     connections to the file; what happens when it cannot be written, or is damaged
     schema       tables, and how an older file becomes a newer one
     rows         turns and conversations as rows, and back

@@ -22,9 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gptoss_mlx.app.store.memory import carry_over, changed_turns, note_changes
-from gptoss_mlx.app.store.salvage import replace_damaged, unwritable_copy
+from gptoss_mlx.app.store.memory import carry_over, changed_turns, memory_copy
+from gptoss_mlx.app.store.rows import decode
+from gptoss_mlx.app.store.salvage import identity, replace_damaged, unwritable_copy
 from gptoss_mlx.app.store.schema import prepare, read_version
+from gptoss_mlx.app.store.search import rebuild_index
 from gptoss_mlx.errors import StoreError
 
 _Result = TypeVar("_Result")
@@ -46,6 +48,9 @@ _REASONS: Final = {
     sqlite3.SQLITE_PROTOCOL: "another program holds it",
 }
 """Result codes of SQLite that the chat outlives."""
+
+_FAILURES: Final = (sqlite3.Error, OSError, UnicodeDecodeError)
+"""What SQLite raises: the last, when a message of its own quotes damaged bytes."""
 
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -71,7 +76,7 @@ class Database:
         self._closed = False
         try:
             self._idle.append(self._connect())
-        except (sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             if _is_damage(error):
                 self._repair(error)
             else:
@@ -92,31 +97,35 @@ class Database:
         """What `work` reads. Raises StoreError when the file cannot be read."""
         try:
             return self._read(work)
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             if not _is_damage(error):
-                raise StoreError(f"the chats cannot be read from {self.path}: {error}") from error
+                raise self._unusable(error) from error
             self._repair(error)
+        try:
             return self._read(work)
+        except _FAILURES as error:
+            raise self._unusable(error) from error
 
     def write(self, work: Callable[[sqlite3.Connection], _Result], *, durable: bool = True) -> _Result:
-        """What `work` gives: all that it writes is kept, or nothing when it raises. May call it a second time, when the
-        first attempt could not be kept."""
+        """What `work` gives: all that it writes is kept, or nothing when it raises. May call it again, when the first
+        attempt could not be kept."""
         self.retry()
-        with self._lock:
-            apart = self._memory is not None
-        if not apart:
+        mended = False
+        while True:
+            with self._lock:
+                if self._memory is not None:
+                    return _transact(self._memory, work)
             try:
-                if _identity(self.path) != self._identity:
+                if identity(self.path) != self._identity:
                     raise FileNotFoundError(errno.ENOENT, "it was moved or deleted while it was open")
                 return self._write_to_disk(work, durable)
-            except (sqlite3.Error, OSError) as error:
-                if _is_damage(error):
+            except _FAILURES as error:
+                # No row that is written here breaks a rule of its table: then the index is not what it should be.
+                if not mended and (_is_damage(error) or isinstance(error, sqlite3.IntegrityError)):
+                    mended = True
                     self._repair(error)
-                    return self._write_to_disk(work, durable)
-                self._go_to_memory(error)
-        with self._lock:
-            assert self._memory is not None
-            return _transact(self._memory, work)
+                else:
+                    self._go_to_memory(error)
 
     def take_notices(self) -> list[str]:
         """Sentences about what was found damaged and what was done; each is given once."""
@@ -153,15 +162,18 @@ class Database:
             # What is said in a chat is nobody else's; SQLite gives the files beside it the same permissions.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        self._identity = self._identity or identity(self.path)
         db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
+            db.text_factory = decode
             db.execute("PRAGMA temp_store = MEMORY")
             db.execute("PRAGMA foreign_keys = ON")
+            # On a Mac, what is written through is otherwise in the drive's own memory.
+            db.execute("PRAGMA fullfsync = ON")
             # Another program's file stays as it is, the kind of its log, too.
             read_version(db, str(self.path))
             _use_log(db)
             prepare(db, str(self.path))
-            self._identity = self._identity or _identity(self.path)
         except BaseException:
             db.close()
             raise
@@ -204,21 +216,15 @@ class Database:
             db.close()
         self._idle.clear()
 
-    def _go_to_memory(self, error: sqlite3.Error | OSError) -> None:
+    def _go_to_memory(self, error: Exception) -> None:
         reason = _reason(error)
         if reason is None:
-            raise StoreError(f"{self.path} cannot be used: {error}") from error
+            raise self._unusable(error) from error
         with self._lock:
             if self._memory is not None:
                 return
-            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             source = self._idle.pop() if self._idle else unwritable_copy(self.path)
-            if source is not None:
-                with contextlib.closing(source), contextlib.suppress(sqlite3.Error):
-                    source.backup(memory)
-            memory.execute("PRAGMA foreign_keys = ON")
-            prepare(memory, str(self.path))
-            note_changes(memory)
+            memory = memory_copy(source, str(self.path))
             self._drop_connections()
             self._identity = None
             self._memory = memory
@@ -227,10 +233,13 @@ class Database:
                 f"chats cannot be saved to {self.path}: {reason}; they are kept in memory and saved when that is over"
             )
 
+    def _unusable(self, error: Exception) -> StoreError:
+        return StoreError(f"the chats in {self.path} cannot be used: {error}; move the file away to begin anew")
+
     def _return_to_disk(self, memory: sqlite3.Connection) -> bool:
         try:
             disk = self._connect()
-        except (sqlite3.Error, OSError, StoreError):
+        except (*_FAILURES, StoreError):
             return False
         try:
             disk.execute("PRAGMA synchronous = FULL")
@@ -247,14 +256,15 @@ class Database:
     def _repair(self, error: BaseException) -> None:
         """Puts a readable file in the place of a damaged one, or mends the index when that is all."""
         with self._lock:
-            if getattr(error, "sqlite_errorcode", None) == _CORRUPT_INDEX and self._mend_index():
+            index_only = getattr(error, "sqlite_errorcode", None) == _CORRUPT_INDEX
+            if (index_only or isinstance(error, sqlite3.IntegrityError)) and self._mend_index():
                 return
             self._drop_connections()
-            self._identity = None
+            seen, self._identity = self._identity, None
             try:
-                notice = replace_damaged(self.path)
+                notice = replace_damaged(self.path, seen)
                 self._idle.append(self._connect())
-            except (sqlite3.Error, OSError) as trouble:
+            except _FAILURES as trouble:
                 self._go_to_memory(trouble)
                 notice = f"{self.path} is damaged ({error}) and cannot be moved aside: {trouble}"
             if notice is not None:
@@ -262,7 +272,7 @@ class Database:
 
     def _mend_index(self) -> bool:
         try:
-            self._write_to_disk(lambda db: db.execute("INSERT INTO search (search) VALUES ('rebuild')"), durable=True)
+            self._write_to_disk(rebuild_index, durable=True)
         except sqlite3.Error:
             return False
         return True
@@ -294,21 +304,12 @@ def _use_log(db: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells the file from another one in its place; None when there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _is_damage(error: BaseException) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGED
+    return isinstance(error, UnicodeDecodeError) or (code is not None and code & 0xFF in _DAMAGED)
 
 
-def _reason(error: sqlite3.Error | OSError) -> str | None:
+def _reason(error: Exception) -> str | None:
     """Why the file cannot be written, in words; None when the error is of another kind."""
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()

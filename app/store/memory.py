@@ -1,9 +1,11 @@
 """The chats in memory, while the file cannot be written: what changes there is noted and carried over afterwards."""
 
+import contextlib
 import sqlite3
 from typing import Final
 
-from gptoss_mlx.app.store.rows import TURN_COLUMNS, read_turn
+from gptoss_mlx.app.store.rows import TURN_COLUMNS, decode, read_turn
+from gptoss_mlx.app.store.schema import prepare
 from gptoss_mlx.app.store.search import index_title, index_turn
 
 _NOTES: Final = (
@@ -29,10 +31,32 @@ _NOTES: Final = (
 )
 
 
-def note_changes(memory: sqlite3.Connection) -> None:
-    """From now on, `memory` notes which conversations and turns change in it."""
+def memory_copy(source: sqlite3.Connection | None, name: str) -> sqlite3.Connection:
+    """A database in memory that notes what changes in it, with all that `source` has, which is closed; without any of
+    it, where that cannot be read and written. `name` is the file's."""
+    memory = _connect()
+    if source is not None:
+        try:
+            with contextlib.closing(source):
+                source.backup(memory)
+            # A damaged header may forbid to write.
+            memory.execute("BEGIN IMMEDIATE")
+            memory.execute("ROLLBACK")
+            prepare(memory, name)
+        except (sqlite3.Error, UnicodeDecodeError):
+            memory.close()
+            memory = _connect()
+    prepare(memory, name)
     for statement in _NOTES:
         memory.execute(statement)
+    return memory
+
+
+def _connect() -> sqlite3.Connection:
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    memory.execute("PRAGMA foreign_keys = ON")
+    memory.text_factory = decode
+    return memory
 
 
 def changed_turns(memory: sqlite3.Connection) -> int:

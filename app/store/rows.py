@@ -192,6 +192,11 @@ def title_from(turn: Turn) -> str:
     return (words if len(words) > TITLE_LENGTH // 2 else cut[:-1]).rstrip(" ,;:.") + "…"
 
 
+def decode(data: bytes) -> str:
+    """Text of the file; damaged bytes in it become U+FFFD and keep nobody from reading the rest."""
+    return data.decode("utf-8", "replace")
+
+
 def _to_json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     # A lone surrogate (from a broken file name, say) is no UTF-8; escaped it comes back as it was.

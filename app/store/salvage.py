@@ -14,13 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from gptoss_mlx.app.store.rows import TURN_COLUMNS, read_turn
+from gptoss_mlx.app.store.rows import TURN_COLUMNS, decode, read_turn
 from gptoss_mlx.app.store.schema import APART, prepare
 from gptoss_mlx.app.store.search import index_title, index_turn
 from gptoss_mlx.app.store.writers import lock_file
 
 SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside the file: what was written last, and an index of it."""
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file from another one in its place; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def unwritable_copy(path: Path) -> sqlite3.Connection | None:
@@ -50,20 +59,21 @@ def _read_only(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         db.close()
         raise
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         # Damaged: what can be read is for the caller to find out.
         return db
     return db
 
 
-def replace_damaged(path: Path) -> str | None:
+def replace_damaged(path: Path, seen: tuple[int, int] | None) -> str | None:
     """Moves the damaged file aside and puts a new one in its place with all that can be read; one sentence about it.
 
-    None when another app has done so meanwhile. Raises OSError and sqlite3.Error when it cannot be done.
+    `seen` is the identity of the damaged file: None is given when another app has replaced it meanwhile. Raises
+    OSError and sqlite3.Error when it cannot be done.
     """
     handle = lock_file(path.with_name(path.name + "-writers") / "repair")
     try:
-        if _is_sound(path):
+        if identity(path) != seen:
             return None
         fresh = path.with_name(f"{path.name}-recovered-{os.getpid()}")
         fresh.unlink(missing_ok=True)
@@ -85,14 +95,6 @@ def replace_damaged(path: Path) -> str | None:
     return f"{path} was damaged and is now {aside.name}; {found}"
 
 
-def _is_sound(path: Path) -> bool:
-    try:
-        with contextlib.closing(_read_only(path)) as db:
-            return bool(db.execute("PRAGMA quick_check (1)").fetchone()[0] == "ok")
-    except sqlite3.Error:
-        return False
-
-
 def _free_name(path: Path) -> Path:
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
     aside = path.with_name(f"{path.name}-damaged-{stamp}")
@@ -112,7 +114,7 @@ def _copy_readable(path: Path, fresh: Path) -> tuple[int, int]:
         with contextlib.closing(_read_only(path)) as source:
             # Lets a file be read of which the end is missing.
             source.execute("PRAGMA writable_schema = ON")
-            source.text_factory = lambda data: data.decode("utf-8", "replace")
+            source.text_factory = decode
             _copy_rows(source, target, "conversations")
             _copy_rows(source, target, "turns")
         _mend(target)
@@ -133,7 +135,7 @@ def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection, table: st
 
 
 def _until_damage(source: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
         yield from source.execute(query)
 
 

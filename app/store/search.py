@@ -62,6 +62,11 @@ def put(db: sqlite3.Connection, rowid: int, text: str) -> None:
         db.execute("INSERT INTO search (rowid, text) VALUES (?, ?)", (rowid, searched_text(clean)))
 
 
+def rebuild_index(db: sqlite3.Connection) -> None:
+    """Makes the index anew, out of its own copy of the texts."""
+    db.execute("INSERT INTO search (search) VALUES ('rebuild')")
+
+
 def terms_of(words: str) -> list[str]:
     """The words, and phrases in double quotes, that are searched for."""
     terms = [(phrase or word).strip() for phrase, word in _TERM.findall(words)]

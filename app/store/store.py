@@ -14,24 +14,31 @@ from types import TracebackType
 from typing import Final, Self
 
 from gptoss_mlx.app.conversation import ChatSettings, Conversation, Turn
+from gptoss_mlx.app.store.conversations import (
+    automatic_title,
+    check_turn,
+    find_conversation,
+    find_turn,
+    note_said,
+    outdated,
+    purge,
+    set_title,
+    unknown_conversation,
+)
 from gptoss_mlx.app.store.database import Database
 from gptoss_mlx.app.store.listing import list_conversations
 from gptoss_mlx.app.store.rows import (
-    CONVERSATION_COLUMNS,
     TURN_COLUMNS,
     ConversationSummary,
     conversation_values,
-    read_conversation,
     read_turn,
     settings_json,
-    storable,
     title_from,
     turn_values,
 )
 from gptoss_mlx.app.store.schema import TURN_BITS, new_conversation_id, new_turn_id
-from gptoss_mlx.app.store.search import index_title, index_turn
+from gptoss_mlx.app.store.search import index_turn
 from gptoss_mlx.app.store.tree import (
-    check_turn,
     insert,
     read_branches,
     read_deepest,
@@ -45,12 +52,6 @@ from gptoss_mlx.settings import home_folder
 
 FILE_NAME: Final = "chats.sqlite3"
 
-KEPT_DELETED_SECONDS: Final = 30 * 24 * 3600.0
-"""How long a deleted conversation can be restored."""
-
-KEPT_EMPTY_SECONDS: Final = 24 * 3600.0
-"""How long a conversation is kept in which nothing was ever said."""
-
 
 class Store:
     """All conversations of one file. Use it as a context manager or `close()` it."""
@@ -63,7 +64,9 @@ class Store:
         path = home_folder() / FILE_NAME if path is None else path
         self._writer = Writer(path.with_name(path.name + "-writers"))
         self._database = Database(path)
-        self._database.write(_purge)
+        # A write waits for other apps, and the screen for this: only where there is something to remove.
+        if self._database.read(outdated):
+            self._database.write(purge)
         self._writer.sweep()
 
     # Conversations
@@ -82,7 +85,7 @@ class Store:
 
     def get(self, conversation: int) -> Conversation:
         """The conversation. Raises UsageError when there is none of this id, or when it was deleted."""
-        return self._database.read(lambda db: _get(db, conversation))
+        return self._database.read(lambda db: find_conversation(db, conversation))
 
     def latest(self) -> Conversation | None:
         """The one in which something was said last; None when there is none."""
@@ -103,9 +106,9 @@ class Store:
         """Gives the conversation a title of the user's; an empty one brings back that from its first message."""
 
         def work(db: sqlite3.Connection) -> None:
-            _get(db, conversation)
-            chosen = " ".join(title.split()) or _automatic_title(db, conversation)
-            _set_title(db, conversation, chosen)
+            find_conversation(db, conversation)
+            chosen = " ".join(title.split()) or automatic_title(db, conversation)
+            set_title(db, conversation, chosen)
 
         self._database.write(work)
 
@@ -113,7 +116,7 @@ class Store:
         """Other settings, or another model; None leaves it."""
 
         def work(db: sqlite3.Connection) -> None:
-            _get(db, conversation)
+            find_conversation(db, conversation)
             if settings is not None:
                 values = (settings_json(settings), time.time(), conversation)
                 db.execute("UPDATE conversations SET settings = ?, updated = ? WHERE id = ?", values)
@@ -140,7 +143,7 @@ class Store:
 
     def turn(self, turn: int) -> Turn:
         """The turn of this id."""
-        return self._database.read(lambda db: _get_turn(db, turn))
+        return self._database.read(lambda db: find_turn(db, turn))
 
     def siblings(self, turn: Turn) -> builtins.list[int]:
         """Ids of the turns that stand in one place with this one, oldest first, itself included."""
@@ -154,7 +157,7 @@ class Store:
         """Where the reader was last below this turn: for going to another branch."""
 
         def work(db: sqlite3.Connection) -> int:
-            _get_turn(db, turn)
+            check_turn(db, turn)
             return read_deepest(db, turn)
 
         return self._database.read(work)
@@ -167,18 +170,18 @@ class Store:
         running = turn.state == "running"
 
         def work(db: sqlite3.Connection) -> Turn:
-            title = _get(db, conversation).title
+            title = find_conversation(db, conversation).title
             if turn.parent is not None:
-                check_turn(db, conversation, turn.parent)
+                check_turn(db, turn.parent, conversation)
             now = time.time()
             identifier = new_turn_id(db, conversation, apart=self._database.apart)
             added = replace(turn, id=identifier, created=turn.created or now)
             row = {**turn_values(added), "conversation": conversation, "writer": self._name(db, running)}
             insert(db, "turns", row)
             visit(db, conversation, identifier)
-            _note_said(db, conversation, added, now)
+            note_said(db, conversation, added, now)
             if not title and turn.role == "user":
-                _set_title(db, conversation, title_from(turn))
+                set_title(db, conversation, title_from(turn))
             return added
 
         return self._database.write(work)
@@ -200,7 +203,7 @@ class Store:
             changes = ", ".join(f"{name} = ?" for name in values)
             db.execute(f"UPDATE turns SET {changes} WHERE id = ?", (*values.values(), turn.id))
             if not running:
-                _note_said(db, turn.id >> TURN_BITS, turn, time.time())
+                note_said(db, turn.id >> TURN_BITS, turn, time.time())
 
         # What runs is saved again in a moment; only what is done has to outlive a power cut.
         self._database.write(work, durable=not running)
@@ -209,9 +212,9 @@ class Store:
         """Moves the reader to the turn; None: before the first."""
 
         def work(db: sqlite3.Connection) -> None:
-            _get(db, conversation)
+            find_conversation(db, conversation)
             if turn is not None:
-                check_turn(db, conversation, turn)
+                check_turn(db, turn, conversation)
             visit(db, conversation, turn)
 
         self._database.write(work, durable=False)
@@ -293,68 +296,13 @@ class Store:
         return row is not None and row[0] not in (None, self._writer.name) and not self._writer.is_gone(row[0])
 
     def _check_own(self, db: sqlite3.Connection, turn: int) -> None:
-        _get_turn(db, turn)
+        check_turn(db, turn)
         if self._foreign_writer(db, turn):
             raise UsageError("another window of gptoss writes this answer; it can be changed when it is done")
 
     def _mark_deleted(self, conversation: int, moment: float | None) -> None:
         def work(db: sqlite3.Connection) -> None:
             if db.execute("UPDATE conversations SET deleted = ? WHERE id = ?", (moment, conversation)).rowcount == 0:
-                raise _unknown(conversation)
+                raise unknown_conversation(conversation)
 
         self._database.write(work)
-
-
-def _get(db: sqlite3.Connection, conversation: int) -> Conversation:
-    query = f"SELECT {CONVERSATION_COLUMNS}, deleted FROM conversations WHERE id = ?"
-    row = db.execute(query, (conversation,)).fetchone()
-    if row is None:
-        raise _unknown(conversation)
-    if row[-1] is not None:
-        raise UsageError(f"conversation {conversation} was deleted; restore it first")
-    return read_conversation(row[:-1])
-
-
-def _unknown(conversation: int) -> UsageError:
-    return UsageError(f"there is no conversation {conversation}; it may have been deleted for good")
-
-
-def _get_turn(db: sqlite3.Connection, turn: int) -> Turn:
-    row = db.execute(f"SELECT {TURN_COLUMNS} FROM turns WHERE id = ?", (turn,)).fetchone()
-    if row is None:
-        raise UsageError(f"there is no turn {turn}; its conversation may have been deleted for good")
-    return read_turn(row)
-
-
-def _note_said(db: sqlite3.Connection, conversation: int, turn: Turn, moment: float) -> None:
-    """Brings the conversation's row and the index up to what the turn says."""
-    values = (moment, turn.model, conversation)
-    db.execute("UPDATE conversations SET updated = ?, model = coalesce(?, model) WHERE id = ?", values)
-    if turn.state != "running":
-        index_turn(db, turn)
-
-
-def _set_title(db: sqlite3.Connection, conversation: int, title: str) -> None:
-    db.execute("UPDATE conversations SET title = ? WHERE id = ?", (storable(title), conversation))
-    index_title(db, conversation, title)
-
-
-def _automatic_title(db: sqlite3.Connection, conversation: int) -> str:
-    query = f"SELECT {TURN_COLUMNS} FROM turns WHERE conversation = ? AND parent IS NULL ORDER BY created, id LIMIT 1"
-    row = db.execute(query, (conversation,)).fetchone()
-    return "" if row is None else title_from(read_turn(row))
-
-
-def _purge(db: sqlite3.Connection) -> None:
-    """Removes for good what was deleted 30 days ago, and what was begun and never used."""
-    now = time.time()
-    old = db.execute(
-        "SELECT id FROM conversations WHERE deleted < ? OR (title = '' AND updated < ? AND leaf IS NULL "
-        "AND NOT EXISTS (SELECT 1 FROM turns WHERE conversation = conversations.id))",
-        (now - KEPT_DELETED_SECONDS, now - KEPT_EMPTY_SECONDS),
-    ).fetchall()
-    for (conversation,) in old:
-        first, end = conversation << TURN_BITS, (conversation + 1) << TURN_BITS
-        db.execute("DELETE FROM search WHERE rowid >= ? AND rowid < ?", (first, end))
-        db.execute("DELETE FROM turns WHERE conversation = ?", (conversation,))
-        db.execute("DELETE FROM conversations WHERE id = ?", (conversation,))

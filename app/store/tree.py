@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gptoss_mlx.app.conversation import Turn
+from gptoss_mlx.app.store.conversations import check_turn
 from gptoss_mlx.app.store.rows import TURN_COLUMNS, read_turn
 from gptoss_mlx.app.store.schema import TURN_BITS
-from gptoss_mlx.errors import UsageError
 
 # UNION, not UNION ALL: a circle, which only a damaged file could hold, then ends.
 _UPWARDS = """
@@ -25,7 +25,7 @@ def insert(db: sqlite3.Connection, table: str, values: Mapping[str, Any]) -> Non
 
 def read_path(db: sqlite3.Connection, conversation: int, leaf: int) -> list[Turn]:
     """The turns from the root to `leaf`. Raises UsageError when that is none of the conversation."""
-    check_turn(db, conversation, leaf)
+    check_turn(db, leaf, conversation)
     columns = ", ".join(f"turns.{name}" for name in TURN_COLUMNS.split(", "))
     rows = db.execute(f"{_UPWARDS} SELECT {columns} FROM up JOIN turns ON turns.id = up.id", (leaf,))
     turns = {row[0]: read_turn(row) for row in rows}
@@ -82,9 +82,3 @@ def visit(db: sqlite3.Connection, conversation: int, leaf: int | None) -> None:
         (below.get(identifier), identifier) for identifier, _, last in rows.values() if last != below.get(identifier)
     ]
     db.executemany("UPDATE turns SET last_child = ? WHERE id = ?", changes)
-
-
-def check_turn(db: sqlite3.Connection, conversation: int, turn: int) -> None:
-    """Raises UsageError when the conversation has no such turn."""
-    if db.execute("SELECT 1 FROM turns WHERE id = ? AND conversation = ?", (turn, conversation)).fetchone() is None:
-        raise UsageError(f"there is no turn {turn} in conversation {conversation}; it may have been deleted")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 import re
 import resource
 import shutil
@@ -9,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.store import Store, database
 from gptoss_mlx.app.store.schema import VERSION
-from gptoss_mlx.errors import StoreError
+from gptoss_mlx.errors import StoreError, UsageError
 from gptoss_mlx.harmony import Message
 
 
@@ -288,6 +289,51 @@ def test_what_can_be_read_of_a_damaged_file_is_recovered(
     with Store(path) as store:
         assert texts(store, conversation) == ["after the damage", "re: after the damage"]
         assert store.list("after the damage")
+
+
+def random_damage(data: bytearray, draw: random.Random) -> None:
+    place = draw.randrange(100, len(data))
+    match draw.randrange(4):
+        case 0:
+            for _ in range(draw.choice([1, 10, 200])):
+                data[draw.randrange(100, len(data))] = draw.randrange(256)
+        case 1:
+            page = place // 4096 * 4096
+            data[page : page + 4096] = draw.randbytes(4096)
+        case 2:
+            del data[place:]
+        case 3:
+            del data[place : place + draw.choice([10, 4096, 50_000])]
+
+
+@pytest.mark.slow
+def test_no_damage_keeps_the_chat_from_beginning(tmp_path: Path):
+    with Store(tmp_path / "whole") as store:
+        for number in range(40):
+            say(store, f"question {number} " + "long " * 7 * number)
+    whole = (tmp_path / "whole").read_bytes()
+    draw = random.Random(2)
+    refused: list[str] = []
+    for number in range(100):
+        data = bytearray(whole)
+        random_damage(data, draw)
+        path = tmp_path / str(number) / "chats.sqlite3"
+        path.parent.mkdir()
+        path.write_bytes(data)
+        try:
+            with Store(path) as store:
+                store.mark_interrupted()
+                for summary in store.list("question"):
+                    with suppress(UsageError):
+                        texts(store, summary.id)
+                conversation = say(store, "after the damage")
+                assert texts(store, conversation) == ["after the damage", "re: after the damage"]
+                assert store.trouble is None
+        except StoreError as error:
+            # A word of the schema itself was hit.
+            refused.append(str(error))
+    assert len(refused) <= 5
+    assert all("away to begin anew" in sentence for sentence in refused)
 
 
 def test_a_damaged_index_is_mended_and_nothing_is_moved(path: Path):
