@@ -9,7 +9,7 @@ from gptoss_mlx.app.markdown.row import Row
 CODE_BACKGROUND = "on $surface"
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def highlighted(code: str, language: str) -> Content:
     """The code in colours of the theme; plain if its language is not named or not known."""
     # Pygments takes a tenth of a second to import.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 SECTION_CHARACTERS = 1200
 """A section is at least this long before it may end: one widget a section, and about a screenful each."""
-CODE_CHARACTERS = 4000
+CODE_CHARACTERS = 2000
 """A block of code that grows is cut when its part of a section is this long."""
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")

@@ -21,20 +21,21 @@ class MarkdownText(Widget):
 
     def __init__(self, text: str = "", *, classes: str | None = None) -> None:
         super().__init__(classes=classes, markup=False)
-        self._tree = parse_markdown(text)
+        self._text = text
         self._rows: tuple[int, list[Row]] | None = None
         """For the width that they were last asked for."""
 
     def show(self, text: str) -> None:
         """Shows another text."""
-        self._tree = parse_markdown(text)
+        self._text = text
         self._rows = None
         self.refresh(layout=True)
 
     def rows(self, width: int) -> list[Row]:
         """The text in rows of at most so many cells."""
         if self._rows is None or self._rows[0] != width:
-            self._rows = width, markdown_rows(self._tree, width)
+            # The tree is not kept: it takes many times the room of the text, and widths seldom change.
+            self._rows = width, markdown_rows(parse_markdown(self._text), width)
         return self._rows[1]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
