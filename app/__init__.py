@@ -18,3 +18,11 @@ regenerating are new branches beside the old, and switching models is nothing sp
 
 Nothing heavy is imported before the first paint: MLX comes in with the thread that loads the model.
 """
+
+import os
+from typing import Final
+
+PAINTS_PER_SECOND: Final = "120"
+"""How often Textual looks whether something is to be painted, at most. With its own 60, a key waits 25 ms for that."""
+
+os.environ.setdefault("TEXTUAL_FPS", PAINTS_PER_SECOND)

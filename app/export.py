@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from gptoss_mlx.app.conversation import Conversation, Turn
+from gptoss_mlx.chat_file import chat_values
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Message
-from gptoss_mlx.transcript import chat_values, render_transcript
+from gptoss_mlx.transcript import render_transcript
 from gptoss_mlx.whole_file import write_whole
 
 ExportFormat: TypeAlias = Literal["markdown", "json", "html"]

@@ -35,8 +35,8 @@ class Preferences:
     """Name of the app's colours."""
     model: str | None = None
     """The model used last; None: the app chooses."""
-    effort: str = "medium"
-    """How long to think: one of `EFFORTS`."""
+    effort: str | None = None
+    """How long to think: one of `EFFORTS`; None: medium, and high with the pocket model."""
     temperature: float | None = None
     """None: as OpenAI has it, 1."""
     top_p: float | None = None
@@ -101,7 +101,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         _is_text,
     ),
     "effort": Setting(
-        "How long to think before answering: none, low, medium or high.",
+        "How long to think before answering: none, low, medium or high; without it medium, with the pocket model high.",
         '"medium"',
         "one of none, low, medium, high",
         lambda value: value in EFFORTS,

@@ -10,6 +10,7 @@
     fetch, part                   bytes in ranges over several connections; a file that is there in part
     download_plan, fit            what a download will do, to the byte; whether disk and memory have room
     landing                       carries the plan out: shards land, are converted, go
+    speed                         bytes a second, and what is left of the time
     origin                        where a source came from
     verify.verify_model           every byte of a finished folder against its manifest
 

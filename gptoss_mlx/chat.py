@@ -15,16 +15,17 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Unpack, cast
 
+from gptoss_mlx.chat_file import SavedChat, chat_values, read_chat_file
 from gptoss_mlx.engine import Engine
 from gptoss_mlx.errors import ContextOverflow, UsageError
 from gptoss_mlx.events import Event, Reply, ToolCall
-from gptoss_mlx.harmony import Message, ToolDescription, render_text
+from gptoss_mlx.harmony import Message, render_text
 from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import OptionArguments, Options, read_tool
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
-from gptoss_mlx.transcript import FILE_FORMAT, FILE_VERSION, chat_values, render_transcript
+from gptoss_mlx.transcript import render_transcript
 from gptoss_mlx.turn import Turn, prepare_turn, read_arguments, run_turn
 from gptoss_mlx.whole_file import write_whole
 
@@ -272,25 +273,20 @@ class Chat:
 
         Raises UsageError when it is something else, HarmonyError for a message that cannot be read.
         """
-        if not isinstance(data, dict) or data.get("format") != FILE_FORMAT:
-            raise UsageError(f"{source} is no chat of gptoss-mlx; expected a file written by Chat.save")
-        if data.get("version") != FILE_VERSION:
-            raise UsageError(
-                f"{source} has version {data.get('version')!r}; expected {FILE_VERSION}: update gptoss-mlx"
-            )
-        try:
-            defaults = cast(OptionArguments, dict(data["options"]))
-            defaults["tools"] = [ToolDescription.from_dict(tool) for tool in data["tools"]]
-            chat = cls(host, developer=data["instructions"], defaults=defaults)
-            turns = [Message.from_dict(message) for message in data["messages"]]
-            vocab_size = data["vocab_size"]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{source} is damaged ({error!r}); expected a file written by Chat.save") from error
-        if vocab_size != host.tokenizer.vocab_size:
+        return cls._from_saved(host, SavedChat.from_dict(data, source=source), source)
+
+    @classmethod
+    def _from_saved(cls, host: Host, saved: SavedChat, source: str) -> Self:
+        defaults = cast(OptionArguments, dict(saved.options))
+        defaults["tools"] = saved.tools
+        turns = list(saved.messages)
+        if saved.vocab_size != host.tokenizer.vocab_size:
             # Sampled ids belong to one vocabulary; for another model the text is encoded anew.
             turns = [replace(message, tokens=None) for message in turns]
-        chat._turns = turns
-        return chat
+        try:
+            return cls(host, developer=saved.instructions, defaults=defaults, turns=turns)
+        except TypeError as error:
+            raise UsageError(f"{source} is damaged ({error!r}); expected a file written by Chat.save") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the chat to `path` as JSON: the whole file or, on any error, nothing (an older file stays)."""
@@ -303,13 +299,7 @@ class Chat:
 
         Raises UsageError when the file is something else.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{os.fspath(path)} is no JSON ({error}); expected a file written by Chat.save") from error
-        except OSError as error:
-            raise UsageError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
-        return cls.from_dict(host, data, source=os.fspath(path))
+        return cls._from_saved(host, read_chat_file(path), os.fspath(path))
 
     def export(self, fmt: ExportFormat = "markdown") -> str:
         """The conversation for people (markdown, html), for programs (json), or as the model sees it (harmony)."""

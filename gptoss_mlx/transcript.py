@@ -1,17 +1,11 @@
-"""A conversation as a document for people: Markdown or HTML, reasoning folded away; and as the file of a chat."""
+"""A conversation as a document for people: Markdown or HTML, reasoning folded away."""
 
 import html
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import ANALYSIS, Message, ToolDescription
-
-FILE_FORMAT: Final = "gptoss-mlx chat"
-"""What the file of a chat calls itself."""
-
-FILE_VERSION: Final = 1
-"""The version that is written, and the only one that is read."""
+from gptoss_mlx.harmony import ANALYSIS, Message
 
 _STYLE = (
     "body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:16px/1.55 system-ui,sans-serif;"
@@ -32,32 +26,6 @@ def render_transcript(
     if fmt == "html":
         return _html(messages, model, instructions)
     raise UsageError(f"cannot export as {fmt!r}; expected markdown, html, json or harmony")
-
-
-def chat_values(
-    messages: Sequence[Message],
-    *,
-    model: str,
-    vocab_size: int | None,
-    instructions: str | None,
-    options: Mapping[str, Any],
-    tools: Sequence[ToolDescription] = (),
-) -> dict[str, Any]:
-    """The file of a chat as JSON values; `Chat.from_dict` reads it.
-
-    `vocab_size` is that of the tokenizer behind the messages' token ids: where another model reads the file, or it is
-    None, the ids are not used.
-    """
-    return {
-        "format": FILE_FORMAT,
-        "version": FILE_VERSION,
-        "model": model,
-        "vocab_size": vocab_size,
-        "instructions": instructions,
-        "options": dict(options),
-        "tools": [tool.to_dict() for tool in tools],
-        "messages": [message.to_dict() for message in messages],
-    }
 
 
 def _title(message: Message) -> tuple[str, bool]:

@@ -22,8 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # For a command that reports how it was called.
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     if arguments.command is None:
-        parser.print_help()
-        return EXIT_OK
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            parser.print_help()
+            return EXIT_OK
+        # Somebody who sits at a terminal and says no more wants to chat.
+        debug = arguments.debug
+        arguments = parser.parse_args(["chat"])
+        arguments.debug, arguments.words = debug, []
     try:
         module = importlib.import_module(f"gptoss_mlx.cli.{arguments.command}")
         return cast(int, module.run(arguments))

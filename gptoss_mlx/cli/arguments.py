@@ -6,7 +6,7 @@ from gptoss_mlx import __version__
 
 _EXAMPLES = """\
 examples:
-  gptoss chat                            talk to the pocket model that comes with the package
+  gptoss                                 open the app, with the pocket model that comes with the package
   gptoss pull 20b                        get gpt-oss-20b; then: gptoss chat 20b
   gptoss chat ./gpt-oss-20b              talk to a checkpoint in a folder
   gptoss ask "What are attention sinks?" one question, one answer
@@ -69,20 +69,31 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat = commands.add_parser(
         "chat",
         help="a conversation",
-        description="A conversation, line by line. Ctrl-C stops an answer and keeps the chat; Ctrl-D ends it; "
-        "/help lists the commands. "
-        "Without a terminal it answers the lines of standard input, or one sample question when there are none.",
+        description="Opens the app: conversations that are kept, reasoning that folds away, models; F1 is its help. "
+        "With --plain, and where there is no terminal to draw on, a conversation line by line: Ctrl-C stops an answer "
+        "and keeps the chat; Ctrl-D ends it; /help lists the commands. Without a terminal it answers the lines of "
+        "standard input, or one sample question when there are none.",
     )
-    chat.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
-    chat.add_argument("--plain", action="store_true", help="line mode: plain text, no screen control")
-    chat.add_argument("--hide-reasoning", action="store_true", help="show only how long the model thought")
+    chat.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="'pocket', a name that `gptoss list` shows, or a folder with a checkpoint (default: the app's last one; "
+        "line by line: pocket)",
+    )
+    chat.add_argument("--plain", action="store_true", help="line by line: plain text, no screen control")
+    chat.add_argument(
+        "--hide-reasoning", action="store_true", help="line by line: show only how long the model thought"
+    )
     chat.add_argument(
         "--kv-bits",
         type=int,
         choices=(8,),
-        help="what /save keeps of the model's reading in 8 bits: half the size, and answers may differ a little",
+        help="line by line: what /save keeps of the model's reading in 8 bits: half the size, and answers may differ a "
+        "little",
     )
-    chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote")
+    chat.add_argument("--continue", dest="go_on", action="store_true", help="go on with the app's last conversation")
+    chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote; the app imports it")
     _add_turn_options(chat)
 
 

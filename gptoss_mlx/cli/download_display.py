@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from gptoss_mlx.convert.download_plan import DownloadPlan
 from gptoss_mlx.convert.landing import DownloadProgress, State
+from gptoss_mlx.convert.speed import Speed
 from gptoss_mlx.memory import gigabytes
 
 LINE_SECONDS: Final = 10.0
@@ -17,9 +18,6 @@ LINE_SECONDS: Final = 10.0
 
 JSON_SECONDS: Final = 0.5
 """How often an object goes to a program."""
-
-SPEED_SECONDS: Final = 15.0
-"""What the speed is the mean of."""
 
 
 FAULTS: Final = 5
@@ -79,32 +77,6 @@ def fault_lines(plan: DownloadPlan) -> list[str]:
         return []
     shown = [*plan.faults[:FAULTS], *([f"and {len(plan.faults) - FAULTS} more"] if len(plan.faults) > FAULTS else [])]
     return [f"{plan.target} is damaged: {'; '.join(shown)}; mending it"]
-
-
-class Speed:
-    """Bytes a second over the last while, and what is left of the time."""
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, int]] = []
-
-    def update(self, done: int) -> float:
-        """The mean speed, now that `done` bytes are there."""
-        now = time.monotonic()
-        self._seen.append((now, done))
-        while now - self._seen[0][0] > SPEED_SECONDS:
-            del self._seen[0]
-        then, before = self._seen[0]
-        return (done - before) / (now - then) if now > then else 0.0
-
-    @staticmethod
-    def left(missing: int, speed: float) -> str:
-        """How long `missing` bytes take, for people."""
-        if speed <= 0 or missing <= 0:
-            return ""
-        seconds = round(missing / speed)
-        if seconds < 90:
-            return f"{seconds} s left"
-        return f"{seconds // 60} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
 
 
 class LineDisplay:

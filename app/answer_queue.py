@@ -1,0 +1,142 @@
+"""Which answer is under way and which messages wait for theirs. Knows no widgets.
+
+A message can be sent at any time: while the model loads, while another answer comes, here or in another conversation.
+It is in the store from then on, waits for its turn, and is answered when the model is there and free. One answer is
+under way at a time; it goes on when the reader turns to another conversation.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from textual.message import Message as Note
+
+from gptoss_mlx.app.answer_options import begin_answer, settle
+from gptoss_mlx.app.conversation import Turn
+from gptoss_mlx.app.preferences import Preferences
+from gptoss_mlx.app.session import ModelSession
+from gptoss_mlx.app.store import Store
+
+if TYPE_CHECKING:
+    from gptoss_mlx.app.answering import Answering
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An answer that is wanted."""
+
+    conversation: int
+    turn: int
+    """The user's turn to be answered; with `goes_on`, the model's turn that was cut short."""
+    goes_on: bool = False
+
+
+class Audience(Protocol):
+    """Who is told of answers (the app)."""
+
+    preferences: Preferences
+
+    async def answer_begins(self, answering: "Answering") -> None:
+        """It is in the store, and under way from now on."""
+
+    async def answer_ended(self, answering: "Answering") -> None:
+        """`answering.turn` is as it stands from now on; it is saved."""
+
+    def answer_note(self, conversation: int, note: Note) -> None:
+        """Progress, speed and the like."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        """Runs `work` on the app's loop."""
+
+
+class AnswerQueue:
+    """Answers one request after the other."""
+
+    def __init__(self, store: Store, session: ModelSession, audience: Audience) -> None:
+        self.running: Answering | None = None
+        self._store = store
+        self._session = session
+        self._audience = audience
+        self._requests: list[Request] = []
+
+    def ask(self, request: Request) -> None:
+        """Asks for an answer, at once where nothing is before it.
+
+        What waited in the same conversation is on the path of this one: both are answered in one.
+        """
+        self.withdraw(request.conversation)
+        self._requests.append(request)
+        self.pump()
+
+    def waiting(self, conversation: int) -> Request | None:
+        """The request of that conversation that has not begun yet, if there is one."""
+        return next((request for request in self._requests if request.conversation == conversation), None)
+
+    def under_way(self, conversation: int | None) -> "Answering | None":
+        """The running answer, if it belongs to that conversation."""
+        return self.running if self.running is not None and self.running.conversation == conversation else None
+
+    def withdraw(self, conversation: int) -> None:
+        """Nothing of that conversation waits any more; the messages stay."""
+        self._requests = [request for request in self._requests if request.conversation != conversation]
+
+    async def settle(self, conversation: int | None) -> None:
+        """Stops that conversation's answer and withdraws what waits there; back when what was said is saved."""
+        if conversation is None:
+            return
+        self.withdraw(conversation)
+        if (answering := self.under_way(conversation)) is not None:
+            answering.stop()
+            await answering.ended.wait()
+
+    async def finish(self, seconds: float) -> None:
+        """Stops everything, for the end of the app: waits that long at most for the running answer to be saved."""
+        self._requests.clear()
+        if self.running is not None:
+            self.running.stop()
+            try:
+                await asyncio.wait_for(self.running.ended.wait(), seconds)
+            except TimeoutError:
+                # The engine is in the middle of a chunk. What came is in the store; the next start marks it stopped.
+                return
+
+    def pump(self) -> None:
+        """Begins the next answer if the model is there and free: to be called when the session changed."""
+        model = self._session.model
+        if self.running is not None or not self._requests or self._session.state != "ready" or model is None:
+            return
+        request = self._requests.pop(0)
+        conversation = self._store.get(request.conversation)
+        path = self._store.path(request.conversation, request.turn)
+        if request.goes_on:
+            turn = replace(path[-1], state="running", error=None)
+            self._store.save_turn(turn)
+        else:
+            turn = self._store.add_turn(
+                request.conversation,
+                Turn(0, request.turn, "assistant", state="running", created=time.time(), model=model.name),
+            )
+        settings = settle(conversation.settings, self._audience.preferences, self._session.name)
+        # The first paint is without it.
+        from gptoss_mlx.app.answering import Answering
+
+        self.running = answering = Answering(
+            request.conversation,
+            turn,
+            self._store.save_turn,
+            lambda note: self._audience.answer_note(request.conversation, note),
+        )
+
+        async def answer() -> None:
+            await self._audience.answer_begins(answering)
+            await answering.run(
+                lambda: begin_answer(model, path, settings, date=conversation.date, goes_on=request.goes_on)
+            )
+            self.running = None
+            answering.ended.set()
+            await self._audience.answer_ended(answering)
+            self.pump()
+
+        self._audience.spawn(answer())

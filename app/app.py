@@ -1,0 +1,258 @@
+"""GptossApp: owns store, preferences, model and the queue of answers; opens screens; keys that hold everywhere.
+
+The first paint needs none of the model: it is loaded by `ModelSession` while the user reads and writes.
+"""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.events import Event, Key, Paste
+from textual.message import Message as Note
+
+from gptoss_mlx.app.answer_queue import AnswerQueue
+from gptoss_mlx.app.commands import app_bindings
+from gptoss_mlx.app.conversation import ChatSettings
+from gptoss_mlx.app.first_model import first_model
+from gptoss_mlx.app.messages import DownloadChanged, SaveFailed, SessionChanged
+from gptoss_mlx.app.model_download import ModelDownload
+from gptoss_mlx.app.place import Place
+from gptoss_mlx.app.preferences import Preferences, load_preferences
+from gptoss_mlx.app.prompt_history import PromptHistory
+from gptoss_mlx.app.screen_actions import ScreenActions
+from gptoss_mlx.app.screens.chat import ChatScreen
+from gptoss_mlx.app.session import ModelSession
+from gptoss_mlx.app.store import Store
+from gptoss_mlx.app.themes import wear
+from gptoss_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from textual.command import Provider
+
+    from gptoss_mlx.app.answering import Answering
+
+FINISH_SECONDS = 5.0
+"""How long leaving waits for the engine to come to the end of a chunk."""
+
+AGAIN_SECONDS = 2.0
+"""How soon Ctrl+C must be pressed again to leave."""
+
+LOOK_SECONDS = 1.0
+"""Between two times that the draft is kept, and that is looked what other apps have done."""
+
+
+def find_palette() -> "type[Provider]":
+    """The palette's commands, imported when the palette opens."""
+    from gptoss_mlx.app.palette import Palette
+
+    return Palette
+
+
+class GptossApp(ScreenActions):
+    """The terminal app."""
+
+    TITLE = "gptoss"
+    CSS_PATH = Path("app.tcss")
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *app_bindings(),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
+    ]
+    COMMANDS: "ClassVar[set[type[Provider] | Callable[[], type[Provider]]]]" = {find_palette}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        context: int | None = None,
+        resume: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        date: str | None = None,
+        store: Store | None = None,
+        preferences: Preferences | None = None,
+        session: ModelSession | None = None,
+        place: Place | None = None,
+        download: ModelDownload | None = None,
+    ) -> None:
+        """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
+        conversation to go on with (default: the one that was on the screen last). `settings` go over the preferences
+        while the app runs, `defaults` are further options of every answer, `date` is what models are told in new
+        conversations. The rest is for tests."""
+        super().__init__()
+        self.store = Store() if store is None else store
+        """Where the conversations are."""
+        self.preferences = load_preferences() if preferences is None else preferences
+        self.preferences = replace(self.preferences, **(settings or {}))
+        """What the user set; replaced when that changes."""
+        self.session = ModelSession(defaults=defaults) if session is None else session
+        """The model."""
+        self.download = ModelDownload() if download is None else download
+        """The model that is being got."""
+        self.download.on_change = lambda: self.post_message(DownloadChanged())
+        self._download_state = self.download.state
+        wear(self, self.preferences.theme)
+        self.session.on_change = lambda: self.post_message(SessionChanged())
+        self.answers = AnswerQueue(self.store, self.session, self)
+        """The answer under way, and what waits."""
+        self.place = Place() if place is None else place
+        """Where the reader was."""
+        self.chat = ChatScreen(
+            self.store,
+            self.session,
+            self.answers,
+            self.place,
+            PromptHistory(),
+            lambda: self.preferences,
+            date,
+            obey=self.obey,
+        )
+        self._first_model = first_model(model, self.preferences)
+        self._given = dict(settings or {})
+        self._first_context = context if context is not None else self.preferences.context
+        self._interrupted = 0.0
+        self._typed_early: list[Event] | None = []
+        """Keys from before there was anything to type into; None once there is."""
+        self._open_first(resume)
+
+    @property
+    def chat_settings(self) -> ChatSettings:
+        """The settings that hold for the conversation on the screen."""
+        return self.chat.settings
+
+    def get_default_screen(self) -> ChatScreen:
+        """The chat is what all else lies upon."""
+        return self.chat
+
+    def _open_first(self, resume: int | None) -> None:
+        """Turns to the conversation to begin with: before the first paint, since a person may type at once."""
+        self.store.mark_interrupted()
+        wanted = self.place.conversation if resume is None else resume
+        try:
+            self.chat.open_first(wanted)
+        except UsageError as error:
+            self.chat.open_first(None, str(error) if resume is not None else "")
+        if self._given and resume is not None:
+            # What was said on the command line holds for the conversation that it names, too.
+            self.chat.chat.change_settings(replace(self.chat.chat.settings, **self._given))
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(lambda: self.run_worker(self._begin()))
+
+    async def on_event(self, event: Event) -> None:
+        if self._typed_early is not None and isinstance(event, Key | Paste):
+            self._typed_early.append(event)
+        else:
+            await super().on_event(event)
+
+    async def _begin(self) -> None:
+        """After the first paint."""
+        if not gc.isenabled():
+            # What was imported stays: the collector need not look at it again.
+            gc.freeze()
+            gc.set_threshold(20_000, 20, 20)
+            gc.enable()
+        self.session.open(self._first_model, self._first_context)
+        await self.chat.arrive()
+        typed, self._typed_early = self._typed_early or [], None
+        for event in typed:
+            self.post_message(event)
+        for problem in self.preferences.problems:
+            self.notify(problem, severity="warning", timeout=20)
+        # Beside the keys: what is looked at may be slow.
+        self.set_interval(LOOK_SECONDS, lambda: self.run_worker(self._look(), group="look", exclusive=True))
+
+    async def _look(self) -> None:
+        """What has to be looked at now and then."""
+        await self.keep_place()
+        for sentence in self.store.take_notices():
+            self.notify(sentence, severity="warning", timeout=20)
+        self.chat.show_notice()
+        await self.chat.follow_elsewhere()
+
+    def change_settings(self, settings: ChatSettings) -> None:
+        """Settings of the conversation on the screen, from its next answer on."""
+        self.chat.change_settings(settings)
+
+    # What happens by itself
+
+    @on(SessionChanged)
+    def session_changed(self) -> None:
+        """The model is there, or not, or further."""
+        self.answers.pump()
+        self.chat.session_changed()
+
+    @on(DownloadChanged)
+    def download_changed(self) -> None:
+        """Says, wherever the reader is, when a model that was being got is there, or cannot be got."""
+        name, state = self.download.model, self.download.state
+        if state == self._download_state:
+            return
+        self._download_state = state
+        if state == "done":
+            self.notify(f"{name} is here and verified; F4 loads it", timeout=20, markup=False)
+        elif state == "failed":
+            self.notify(f"{name}: {self.download.error}", severity="error", timeout=20, markup=False)
+
+    async def answer_begins(self, answering: "Answering") -> None:
+        await self.chat.answer_begins(answering)
+
+    async def answer_ended(self, answering: "Answering") -> None:
+        await self.chat.answer_ended(answering)
+        if answering.crashed:
+            # What state the device is in, nobody knows: the next answer gets a fresh engine.
+            self.session.reload()
+            self.chat.tell(f"{self.session.name} is being loaded again, since its engine failed")
+
+    def answer_note(self, conversation: int, note: Note) -> None:
+        if isinstance(note, SaveFailed):
+            self.notify(note.error, severity="error", title="Not saved")
+        elif conversation == self.chat.chat.id:
+            self.chat.post_message(note)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        return self.run_worker(work)
+
+    # Leaving
+
+    async def keep_place(self) -> None:
+        """Keeps the draft and where the reader is."""
+        if not self.chat.arrived:
+            return
+        self.chat.leave_place()
+        try:
+            await asyncio.to_thread(self.place.save)
+        except OSError as error:
+            self.log.error(f"the draft cannot be kept: {error}")
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: copies what is selected; else stops the answer; else, twice with nothing typed, leaves."""
+        selected = self.screen.get_selected_text() or self.chat.composer.selected_text
+        now = monotonic()
+        if selected:
+            self.copy_to_clipboard(selected)
+        elif self.answers.under_way(self.chat.chat.id) is not None:
+            self.action_stop()
+        elif self.chat.draft.strip():
+            self.chat.tell("Ctrl+Q leaves; your draft is kept. Ctrl+C twice leaves when nothing is typed.")
+        elif now - self._interrupted < AGAIN_SECONDS:
+            self.run_worker(self.action_quit())
+        else:
+            self._interrupted = now
+            self.chat.tell("Ctrl+C again leaves.")
+
+    async def action_quit(self) -> None:
+        """Leaves: the answer under way is stopped and saved."""
+        await self.keep_place()
+        await self.answers.finish(FINISH_SECONDS)
+        # The engine ends by itself; a chunk that is being read must not hold the terminal.
+        threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()
+        await asyncio.to_thread(self.download.close)
+        self.exit()

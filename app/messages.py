@@ -1,0 +1,92 @@
+"""What the parts of the app tell one another: Textual messages, posted by the chat screen and the app.
+
+Whoever shows something of the model or of an answer under way (status line, statistics) listens to these and asks
+nobody. All of an answer's messages are about the conversation on the screen; an answer that goes on behind another
+conversation posts none.
+"""
+
+from textual.message import Message
+
+from gptoss_mlx.app.conversation import Turn
+
+
+class SessionChanged(Message):
+    """The model was closed, began to load, came further, is ready, or failed: see `app.session`."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Only how it stands now matters."""
+        return isinstance(message, SessionChanged)
+
+
+class DownloadChanged(Message):
+    """The download of a model began, came further, or ended: see `app.download`."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Only how it stands now matters."""
+        return isinstance(message, DownloadChanged)
+
+
+class TurnStarted(Message):
+    """An answer is under way: its prompt is being read."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+
+
+class TurnProgress(Message):
+    """How far the prompt has been read."""
+
+    def __init__(self, done: int, total: int, seconds: float) -> None:
+        super().__init__()
+        self.done = done
+        """Tokens read, those from the KV cache included."""
+        self.total = total
+        """Tokens of the prompt."""
+        self.seconds = seconds
+        """Since the answer was asked for."""
+
+
+class TurnSpeed(Message):
+    """How fast the answer comes; a few times a second."""
+
+    def __init__(self, tokens: int, tokens_per_second: float, ttft_seconds: float) -> None:
+        super().__init__()
+        self.tokens = tokens
+        """Generated so far."""
+        self.tokens_per_second = tokens_per_second
+        """Since the first token."""
+        self.ttft_seconds = ttft_seconds
+        """From the request to the first text."""
+
+
+class TurnFinished(Message):
+    """The answer is over: complete, stopped or failed (`turn.state`); it is saved."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+
+
+class ContextChanged(Message):
+    """How much of the context length the conversation on the screen takes."""
+
+    def __init__(self, used: int, limit: int) -> None:
+        super().__init__()
+        self.used = used
+        """Tokens of the conversation as the model reads it, the answer so far included."""
+        self.limit = limit
+        """Tokens that the model was loaded for."""
+
+
+class SettingsChanged(Message):
+    """Effort, instructions or limits of the conversation on the screen changed, or another conversation is on it: see
+    `app.chat_settings`."""
+
+
+class SaveFailed(Message):
+    """What was said could not be saved: the disk is full, for example. It is tried again while the answer goes on."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error

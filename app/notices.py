@@ -1,0 +1,31 @@
+"""What the line above the composer says when nothing went wrong: what is edited, what waits and for what."""
+
+from gptoss_mlx.app.answer_queue import AnswerQueue
+from gptoss_mlx.app.conversation import Turn
+from gptoss_mlx.app.open_chat import OpenChat
+from gptoss_mlx.app.session import ModelSession
+
+
+def notice_text(chat: OpenChat, editing: Turn | None, answers: AnswerQueue, session: ModelSession) -> str:
+    """One sentence or two; empty when there is nothing to say."""
+    if editing is not None:
+        return "Editing an earlier message: Enter sends it as another branch, Esc leaves all as it is."
+    if chat.id is not None and answers.waiting(chat.id) is not None:
+        return f"Your message waits: {_waits_for(answers, session)}. Esc lets it go unanswered."
+    last = chat.path[-1] if chat.path else None
+    if last is not None and last.role == "user" and answers.under_way(chat.id) is None:
+        return "The last message has no answer yet: answer again (r) gets one, undo takes it back."
+    if session.state == "failed":
+        return f"{session.name} is not loaded: {session.error}"
+    return ""
+
+
+def _waits_for(answers: AnswerQueue, session: ModelSession) -> str:
+    if session.state == "loading":
+        done, total = session.progress or (0, 0)
+        return f"{session.name} is being loaded{f' ({100 * done // total} %)' if total else ''}"
+    if session.state == "failed":
+        return f"{session.name} could not be loaded ({session.error}); choose a model (F4)"
+    if session.state == "none":
+        return "no model is loaded; choose one (F4)"
+    return "another answer comes first" if answers.running is not None else "it is next"

@@ -1,0 +1,163 @@
+"""Actions that open a screen and do what comes of it: conversations, models, settings, help; theme, export."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual import work
+
+from gptoss_mlx.app.actions import ChatActions
+from gptoss_mlx.app.commands import find_word
+from gptoss_mlx.app.model_download import ModelDownload
+from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
+from gptoss_mlx.app.session import ModelSession
+from gptoss_mlx.app.store import Store
+from gptoss_mlx.app.themes import chosen_theme
+from gptoss_mlx.errors import GptOssError, UsageError
+
+if TYPE_CHECKING:
+    from gptoss_mlx.app.settings_form import SettingsChange
+
+
+class ScreenActions(ChatActions):
+    """What F1 to F5 do. The screens are imported when they are opened: the first paint needs none of them."""
+
+    store: Store
+    preferences: Preferences
+    session: ModelSession
+    download: ModelDownload
+
+    def obey(self, text: str) -> bool:
+        """Does what a `/word` asks for. False: the text is a message. Raises UsageError for a word that is none."""
+        found = find_word(text)
+        if found is None:
+            return False
+        command, rest = found
+        if command.name == "cycle_effort" and rest:
+            if rest not in EFFORTS:
+                raise UsageError(f"{rest!r} is no effort; expected one of {', '.join(EFFORTS)}")
+            self.chat.change_effort(rest)
+        elif command.name == "export" and rest:
+            self.action_export(rest)
+        elif rest:
+            raise UsageError(f"/{command.word} takes nothing after it")
+        else:
+            self.run_worker(self.run_action(command.name))
+        return True
+
+    def action_help(self) -> None:
+        """F1: every key and command."""
+        from gptoss_mlx.app.screens.help import HelpScreen
+
+        self.push_screen(HelpScreen())
+
+    def action_statistics(self) -> None:
+        """F2: shows the panel, or takes it away; remembered."""
+        shown = not self.chat.statistics.display
+        self.chat.show_statistics(shown)
+        self.remember(show_statistics=shown)
+
+    def action_conversations(self) -> None:
+        """F3: the list of conversations."""
+        from gptoss_mlx.app.screens.conversations import ConversationsScreen
+
+        self.push_screen(
+            ConversationsScreen(self.store, self.chat.chat.id, export=self.export_conversation),
+            self._conversation_chosen,
+        )
+
+    def _conversation_chosen(self, conversation: int | None) -> None:
+        current = self.chat.chat.id
+        if conversation is not None:
+            self.open_conversation(conversation)
+        elif current is not None and not self._exists(current):
+            # It was deleted in the list.
+            self.action_new_chat()
+
+    def _exists(self, conversation: int) -> bool:
+        try:
+            self.store.get(conversation)
+        except UsageError:
+            return False
+        return True
+
+    def open_conversation(self, conversation: int) -> None:
+        """Shows that conversation, where the reader left it; an answer under way goes on."""
+        self.act(self.chat.go_to(conversation))
+
+    def action_export(self, name: str | None = None) -> None:
+        """Writes the conversation on the screen to a file."""
+        current = self.chat.chat.id
+        if current is None:
+            self.chat.tell("nothing was said yet in this chat; there is nothing to export")
+        else:
+            self.export_conversation(current, name)
+
+    @work
+    async def export_conversation(self, identifier: int, name: str | None = None) -> None:
+        """Asks where to (beginning with `name`), and writes the conversation as it stands where the reader is in it."""
+        from gptoss_mlx.app.export import export_chat, suggested_name
+        from gptoss_mlx.app.screens.question import Question
+        from gptoss_mlx.app.screens.text_entry import TextEntry
+
+        conversation = self.store.get(identifier)
+        turns = self.store.path(identifier, conversation.leaf)
+        model = self.session.model
+        vocab_size = model.tokenizer.vocab_size if model is not None and model.name == conversation.model else None
+        name = name or suggested_name(conversation, "markdown")
+        note = f"Written to {Path.cwd()}. The ending says how: .md, .html or .json"
+        while (name := await self.push_screen_wait(TextEntry("Export to", name or "", note=note))) is not None:
+            overwrite = False
+            if Path(name).expanduser().exists():
+                question = Question(f"{name} is there already. Write over it?", yes="Write over it", no="Another name")
+                if not (overwrite := await self.push_screen_wait(question)):
+                    continue
+            try:
+                path = export_chat(conversation, turns, Path(name), vocab_size=vocab_size, overwrite=overwrite)
+            except GptOssError as error:
+                note = str(error)
+                continue
+            self.notify(f"Written to {path}", markup=False)
+            return
+
+    def action_models(self) -> None:
+        """F4: the models."""
+        from gptoss_mlx.app.screens.models import ModelsScreen
+
+        model = self.session.model
+        loaded = self.session.name if model is None else model.name
+        self.push_screen(ModelsScreen(loaded, self.download), self._model_chosen)
+
+    def _model_chosen(self, name: str | None) -> None:
+        if name is not None:
+            self.session.open(name, self.preferences.context)
+            self.remember(model=name)
+
+    def action_settings(self) -> None:
+        """F5: settings."""
+        from gptoss_mlx.app.screens.settings import SettingsScreen
+
+        self.push_screen(SettingsScreen(self.chat.chat.settings, self.preferences), self._settings_chosen)
+
+    def _settings_chosen(self, change: "SettingsChange | None") -> None:
+        if change is None:
+            return
+        self.remember(**change.preferences)
+        self.chat.change_settings(change.chat)
+        self.chat.show_statistics(self.preferences.show_statistics)
+        self.chat.transcript.keep_reasoning_open = self.preferences.keep_reasoning_open
+
+    def choose_theme(self, name: str) -> None:
+        """Shows the theme and remembers it."""
+        self.theme = chosen_theme(name)
+        self.remember(theme=name)
+
+    def remember(self, **values: Any) -> None:
+        """Sets preferences, here and in the file; says what cannot be saved."""
+        known = {field.name for field in fields(Preferences)}
+        self.preferences = replace(self.preferences, **{name: values[name] for name in values if name in known})
+        for name, value in values.items():
+            try:
+                save_preference(name, value)
+            except GptOssError as error:
+                self.notify(str(error), severity="warning", title="Settings", markup=False)

@@ -1,0 +1,155 @@
+"""The model of the app: none, loading, ready or failed. Loads on a thread of its own; knows no Textual.
+
+One model at a time: the next is read when the one before has been freed, since two large ones do not fit side by side.
+Opening another while one loads makes the first load end at its next report. Every change is told to `on_change`, on
+whatever thread it happens; progress at most ten times a second.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from gptoss_mlx.errors import Cancelled, GptOssError
+
+if TYPE_CHECKING:
+    from gptoss_mlx.api import GptOss
+
+SessionState: TypeAlias = Literal["none", "loading", "ready", "failed"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+
+REPORT_SECONDS = 0.1
+"""Between two reports of progress."""
+
+
+Load: TypeAlias = Callable[..., "GptOss"]
+"""`gptoss_mlx.load`, called with the name, `context`, `progress`, `checking` and options of every answer."""
+
+
+class ModelSession:
+    """Which model answers, and how far it is."""
+
+    def __init__(
+        self,
+        load: Load | None = None,
+        on_change: Callable[[], object] = lambda: None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`load` is for tests; without it, `gptoss_mlx.load`, imported when the first model is opened. `defaults` are
+        options of every answer, under those of the conversation."""
+        self.on_change = on_change
+        """Called after every change, from any thread."""
+        self.name: str | None = None
+        """As it was asked for: `pocket`, `20b`, a folder; of the model that is there, `model.name`."""
+        self.context: int | None = None
+        """Context length that was asked for; None: all that the model was made for."""
+        self.state: SessionState = "none"
+        self.error: str | None = None
+        """Why the model could not be loaded, one sentence."""
+        self.progress: tuple[int, int] | None = None
+        """Bytes read, and bytes in all; None before the first report and when the model is there."""
+        self.checking: tuple[int, int] | None = None
+        """Kernels checked, and in all, while that goes on (the first time on a Mac)."""
+        self.model: GptOss | None = None
+        self._load = load
+        self._defaults = dict(defaults or {})
+        self._lock = threading.Lock()
+        self._turnstile = threading.Lock()
+        self._number = 0
+        self._old: list[GptOss] = []
+        self._reported = 0.0
+
+    def open(self, name: str, context: int | None = None) -> None:
+        """Begins to load a model and comes back at once; the one before is closed, an answer under way stopped."""
+        with self._lock:
+            number = self._next(name, "loading")
+            self.context = context
+        threading.Thread(target=self._run, args=(number, name, context), name="gptoss-loading", daemon=True).start()
+        self.on_change()
+
+    def reload(self) -> None:
+        """Opens the same model again, after its engine failed. Nothing happens where none was opened."""
+        if self.name is not None:
+            self.open(self.name, self.context)
+
+    def close(self) -> None:
+        """Frees the model; a loading that is under way ends at its next report. Blocks while the engine ends."""
+        with self._lock:
+            self._next(None, "none")
+        self._close_old()
+        self.on_change()
+
+    def _next(self, name: str | None, state: SessionState) -> int:
+        """Puts the model that is there aside and numbers what comes."""
+        self._number += 1
+        if self.model is not None:
+            self._old.append(self.model)
+        self.name, self.state = name, state
+        self.error = self.progress = self.checking = self.model = None
+        return self._number
+
+    def _close_old(self) -> None:
+        while True:
+            with self._lock:
+                if not self._old:
+                    return
+                model = self._old.pop()
+            model.close()
+
+    def _run(self, number: int, name: str, context: int | None) -> None:
+        """Loads on this thread; threads take turns, and one that nobody waits for any more does nothing."""
+        with self._turnstile:
+            self._close_old()
+            if number != self._number:
+                return
+            try:
+                model = self._loader()(
+                    name,
+                    context=context,
+                    progress=lambda done, total: self._report(number, "progress", done, total),
+                    checking=lambda done, total: self._report(number, "checking", done, total),
+                    **self._defaults,
+                )
+            except Exception as error:
+                self._settle(number, None, _sentence(error))
+            else:
+                self._settle(number, model, None)
+
+    def _settle(self, number: int, model: "GptOss | None", error: str | None) -> None:
+        with self._lock:
+            current = number == self._number
+            if current:
+                self.model, self.error = model, error
+                self.state = "failed" if model is None else "ready"
+                self.progress = self.checking = None
+        if current:
+            self.on_change()
+        elif model is not None:
+            model.close()
+
+    def _report(self, number: int, what: Literal["progress", "checking"], done: int, total: int) -> None:
+        if number != self._number:
+            raise Cancelled(f"loading {self.name} was stopped after {done} of {total}")
+        now = time.monotonic()
+        if now - self._reported < REPORT_SECONDS and done < total:
+            return
+        self._reported = now
+        if what == "progress":
+            self.progress = (done, total)
+        else:
+            self.checking = (done, total)
+        self.on_change()
+
+    def _loader(self) -> Load:
+        if self._load is not None:
+            return self._load
+        # MLX and numpy come in here, on this thread, while the screen is up.
+        from gptoss_mlx.api import load
+
+        return load
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, in one sentence."""
+    return str(error) if isinstance(error, GptOssError) else f"loading failed: {type(error).__name__}: {error}"
