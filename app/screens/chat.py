@@ -263,7 +263,7 @@ class ChatScreen(ReportingScreen):
         """Shows the first conversation, where the reader left it."""
         spot = self._place.spot(self.chat.id)
         await self.conversing.begin(spot.editing)
-        self._scroll_to(spot)
+        self._scroll_back(spot)
         self.arrived = True
 
     async def go_to(self, conversation: int | None) -> None:
@@ -272,9 +272,9 @@ class ChatScreen(ReportingScreen):
         spot = self._place.spot(conversation)
         await self.conversing.open(conversation, spot.draft, spot.editing)
         self._place.leave(conversation, spot)
-        self._scroll_to(spot)
+        self._scroll_back(spot)
 
-    def _scroll_to(self, spot: Spot) -> None:
+    def _scroll_back(self, spot: Spot) -> None:
         if spot.lines_below:
             transcript = self.transcript
             self.call_after_refresh(
