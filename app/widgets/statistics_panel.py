@@ -31,8 +31,8 @@ class StatisticsPanel(Vertical):
         self._turn: Turn | None = None
         self._tokens = 0
 
-    async def on_show(self) -> None:
-        # What it consists of is imported when somebody wants to see it.
+    async def furnish(self) -> None:
+        """Gives it what it consists of, which is imported when somebody wants to see it."""
         if not self.children:
             from textual.widgets import Sparkline
 

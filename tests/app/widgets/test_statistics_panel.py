@@ -35,7 +35,9 @@ def run(work: Callable[[StatisticsPanel], Awaitable[None]]) -> None:
     async def held() -> None:
         app = Small()
         async with app.run_test(size=(40, 20)):
-            await work(app.query_one(StatisticsPanel))
+            panel = app.query_one(StatisticsPanel)
+            await panel.furnish()
+            await work(panel)
 
     asyncio.run(held())
 
