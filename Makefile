@@ -1,7 +1,7 @@
 # Every target works on a bare machine: the first one that needs it makes .venv and installs into it.
 # Linux: Python 3.11 with pip. macOS: Python >= 3.11, or uv.
 .DELETE_ON_ERROR:
-.PHONY: chat test test-slow check check-all lint types contracts fmt bench kernel-report evaluate precision train-pocket clean help
+.PHONY: chat test test-slow check check-all lint types contracts fmt bench kernel-report evaluate precision screenshots train-pocket clean help
 
 BIN := .venv/bin
 RUN_STAMP := .venv/.installed
@@ -10,8 +10,11 @@ DEV_STAMP := .venv/.installed-dev
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
 
-chat: $(RUN_STAMP)  ## talk to the pocket model (or MODEL=folder)
-	@$(BIN)/gptoss chat --plain $(MODEL)
+chat: $(RUN_STAMP)  ## open the app, at a terminal (MODEL=folder for another model than the last one)
+	@$(BIN)/gptoss chat $(MODEL)
+
+screenshots: $(DEV_STAMP)  ## make the README's pictures again, from the pocket model
+	$(BIN)/python -m tests.app.pictures
 
 # One BLAS thread a worker: two workers already use both cores of a small machine.
 test: $(DEV_STAMP)  ## the tests, under 8 minutes on two cores

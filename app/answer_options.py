@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, cast
 
-from gptoss_mlx.app.answering import Begun
 from gptoss_mlx.app.conversation import ChatSettings, Turn
 from gptoss_mlx.app.first_model import usual_effort
 from gptoss_mlx.app.preferences import Preferences
-from gptoss_mlx.harmony import Message
 
 if TYPE_CHECKING:
     from gptoss_mlx.api import GptOss
+    from gptoss_mlx.app.answering import Begun
     from gptoss_mlx.chat import Chat
+    from gptoss_mlx.harmony import Message
     from gptoss_mlx.options import OptionArguments
 
 
@@ -44,11 +44,13 @@ def make_chat(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, 
 
 def begin_answer(
     model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str, goes_on: bool = False
-) -> Begun:
+) -> "Begun":
     """Asks the engine for the answer to the path's last turn, or (`goes_on`) to go on with it.
 
     Raises ContextOverflow and UsageError before any work.
     """
+    from gptoss_mlx.app.answering import Begun
+
     chat = make_chat(model, path, settings, date=date)
     said = sum(len(turn.messages) for turn in (path[:-1] if goes_on else path))
     stream = chat.stream_continue() if goes_on else chat.stream_regenerate()
@@ -60,7 +62,7 @@ def count_context(model: "GptOss", path: Sequence[Turn], settings: ChatSettings,
     return make_chat(model, path, settings, date=date).context_used
 
 
-def _messages(turn: Turn, model: str) -> Sequence[Message]:
+def _messages(turn: Turn, model: str) -> "Sequence[Message]":
     """What was said in a turn. Sampled ids belong to one vocabulary: for another model the text is encoded anew."""
     if turn.role == "user" or turn.model == model:
         return turn.messages

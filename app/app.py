@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
+from textual.events import Event, Key, Paste
 from textual.message import Message as Note
 
 from gptoss_mlx.app.answer_queue import AnswerQueue
-from gptoss_mlx.app.answering import Answering
 from gptoss_mlx.app.commands import app_bindings
 from gptoss_mlx.app.conversation import ChatSettings
 from gptoss_mlx.app.first_model import first_model
@@ -35,6 +35,8 @@ from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from textual.command import Provider
+
+    from gptoss_mlx.app.answering import Answering
 
 FINISH_SECONDS = 5.0
 """How long leaving waits for the engine to come to the end of a chunk."""
@@ -63,7 +65,7 @@ class GptossApp(ScreenActions):
         *app_bindings(),
         Binding("ctrl+c", "interrupt", show=False, priority=True),
     ]
-    COMMANDS: "ClassVar[set[type[Provider] | Callable[[], type[Provider]]]]" = {find_palette}
+    COMMANDS: "ClassVar[set[type[Provider] | Callable[[], type[Provider]]]]" = {find_palette}  # noqa: RUF012
 
     def __init__(
         self,
@@ -103,12 +105,21 @@ class GptossApp(ScreenActions):
         self.place = Place() if place is None else place
         """Where the reader was."""
         self.chat = ChatScreen(
-            self.store, self.session, self.answers, self.place, PromptHistory(), lambda: self.preferences, date
+            self.store,
+            self.session,
+            self.answers,
+            self.place,
+            PromptHistory(),
+            lambda: self.preferences,
+            date,
+            obey=self.obey,
         )
         self._first_model = first_model(model, self.preferences)
         self._given = dict(settings or {})
         self._first_context = context if context is not None else self.preferences.context
         self._interrupted = 0.0
+        self._typed_early: list[Event] | None = []
+        """Keys from before there was anything to type into; None once there is."""
         self._open_first(resume)
 
     @property
@@ -135,14 +146,24 @@ class GptossApp(ScreenActions):
     def on_mount(self) -> None:
         self.call_after_refresh(lambda: self.run_worker(self._begin()))
 
+    async def on_event(self, event: Event) -> None:
+        if self._typed_early is not None and isinstance(event, Key | Paste):
+            self._typed_early.append(event)
+        else:
+            await super().on_event(event)
+
     async def _begin(self) -> None:
         """After the first paint."""
-        # What was imported stays: the collector need not look at it again.
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
-        gc.enable()
+        if not gc.isenabled():
+            # What was imported stays: the collector need not look at it again.
+            gc.freeze()
+            gc.set_threshold(20_000, 20, 20)
+            gc.enable()
         self.session.open(self._first_model, self._first_context)
         await self.chat.arrive()
+        typed, self._typed_early = self._typed_early or [], None
+        for event in typed:
+            self.post_message(event)
         for problem in self.preferences.problems:
             self.notify(problem, severity="warning", timeout=20)
         # Beside the keys: what is looked at may be slow.
@@ -180,10 +201,10 @@ class GptossApp(ScreenActions):
         elif state == "failed":
             self.notify(f"{name}: {self.download.error}", severity="error", timeout=20, markup=False)
 
-    async def answer_begins(self, answering: Answering) -> None:
+    async def answer_begins(self, answering: "Answering") -> None:
         await self.chat.answer_begins(answering)
 
-    async def answer_ended(self, answering: Answering) -> None:
+    async def answer_ended(self, answering: "Answering") -> None:
         await self.chat.answer_ended(answering)
         if answering.crashed:
             # What state the device is in, nobody knows: the next answer gets a fresh engine.

@@ -6,11 +6,14 @@ app. One with another scope is bound by the widget of that name while it has the
 where it has an action, the palette runs that.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from textual.binding import Binding, BindingType
+
+from gptoss_mlx.errors import UsageError
 
 Scope: TypeAlias = Literal["app", "composer", "transcript"]
 
@@ -299,7 +302,21 @@ def app_bindings() -> list[BindingType]:
     ]
 
 
-def find_word(text: str) -> Command | None:
-    """The command that `/word` means; None when the text is no command but a message."""
-    word = text.strip().removeprefix("/") if text.startswith("/") else ""
-    return next((command for command in COMMANDS if command.word == word), None) if word else None
+def find_word(text: str) -> tuple[Command, str] | None:
+    """The command that `/word` means, and what follows the word; None when the text is a message.
+
+    A path (`/etc/hosts is what?`) is a message, and what has a space before the slash. Raises UsageError for a word
+    that is no command.
+    """
+    word, _, rest = text.rstrip().partition(" ")
+    if not _WORD.fullmatch(word) or "\n" in text.strip():
+        return None
+    for command in COMMANDS:
+        if command.word == word[1:]:
+            return command, rest.strip()
+    raise UsageError(
+        f"there is no command {word}; F1 lists them (put a space before a message that begins with a slash)"
+    )
+
+
+_WORD: Final = re.compile(r"/[a-z]+(-[a-z]+)*")

@@ -11,9 +11,13 @@ regenerating: that makes a sibling of the turn, and the conversation goes on fro
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from gptoss_mlx.harmony import ANALYSIS, FINAL, Message
+# What a message is, is imported with the first one: an empty screen is painted without.
+import gptoss_mlx.harmony as harmony
+
+if TYPE_CHECKING:
+    from gptoss_mlx.harmony import Message
 
 TurnRole: TypeAlias = Literal["user", "assistant"]
 
@@ -41,7 +45,7 @@ class Turn:
     parent: int | None
     """The turn before it; None for a first one."""
     role: TurnRole
-    messages: tuple[Message, ...] = ()
+    messages: "tuple[Message, ...]" = ()
     """In harmony's terms, as the model reads or wrote them; for a user one message, attachments included."""
     text: str = ""
     """What the user typed; empty for the model's turns."""
@@ -63,13 +67,15 @@ class Turn:
     @property
     def answer(self) -> str:
         """Source text of the final channel."""
-        return "".join(message.text for message in self.messages if message.channel in (FINAL, None))
+        return "".join(message.text for message in self.messages if message.channel in (harmony.FINAL, None))
 
     @property
     def reasoning(self) -> str:
         """Source text of the analysis channel, tool calls left out."""
         return "".join(
-            message.text for message in self.messages if message.channel == ANALYSIS and message.tool_name is None
+            message.text
+            for message in self.messages
+            if message.channel == harmony.ANALYSIS and message.tool_name is None
         )
 
 

@@ -7,16 +7,18 @@ what is replaced stays in the store as a branch.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gptoss_mlx.app.answer_options import count_context
 from gptoss_mlx.app.answer_queue import AnswerQueue, Request
-from gptoss_mlx.app.attachments import count_tokens, read_message
 from gptoss_mlx.app.conversation import Attachment, ChatSettings, Turn
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.errors import GptOssError, UsageError
 from gptoss_mlx.harmony import Message
+
+if TYPE_CHECKING:
+    from gptoss_mlx.harmony import Message
 
 
 class Stage(Protocol):
@@ -70,24 +72,27 @@ class Conversing:
         if not text.strip():
             return
         async with self._doing:
-            edited = self.editing
             try:
-                self._refuse_elsewhere()
                 message, attachments = await asyncio.to_thread(self._read, text)
-                parent = self._chat.leaf if edited is None else edited.parent
-                await self._check_fit(Turn(0, parent, "user", (message,)))
+                await self._say(text, message, attachments)
             except (GptOssError, OSError) as error:
                 self._give_back(text)
                 self._stage.tell(str(error))
-                return
-            if edited is not None:
-                await self._go_back(edited.parent)
-                self.editing = None
-                if not self._stage.draft:
-                    self._stage.set_draft(self._set_aside)
-            turn = self._chat.say(text, message, attachments)
-            await self._stage.show_below(turn.parent)
-            self._ask(turn)
+
+    async def _say(self, text: str, message: Message, attachments: Sequence[Attachment]) -> None:
+        edited = self.editing
+        parent = self._chat.leaf if edited is None else edited.parent
+        self._refuse_elsewhere()
+        await self._check_fit(Turn(0, parent, "user", (message,)))
+        if edited is not None:
+            await self._go_back(parent)
+        turn = self._chat.say(text, message, attachments)
+        if edited is not None:
+            self.editing = None
+            if not self._stage.draft:
+                self._stage.set_draft(self._set_aside)
+        await self._stage.show_below(turn.parent)
+        self._ask(turn)
 
     async def edit(self, at: Turn | None) -> None:
         """Puts the message at `at` (or the last) into the composer. Nothing changes before it is sent."""
@@ -181,8 +186,11 @@ class Conversing:
         self.editing = next((known for known in self._chat.path if known.id == turn), None)
         self._set_aside = ""
 
-    def _read(self, text: str) -> tuple[Message, Sequence[Attachment]]:
+    def _read(self, text: str) -> "tuple[Message, Sequence[Attachment]]":
         """The message, with the files that it names and, where a model is there, their cost."""
+        # The first paint is without them.
+        from gptoss_mlx.app.attachments import count_tokens, read_message
+
         message, attachments = read_message(text)
         if (model := self._session.model) is not None:
             attachments = count_tokens(attachments, lambda part: len(model.tokenizer.encode(part)))

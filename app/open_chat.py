@@ -8,11 +8,14 @@ import datetime
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gptoss_mlx.app.conversation import Attachment, ChatSettings, Conversation, Turn
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import Message
+
+if TYPE_CHECKING:
+    from gptoss_mlx.harmony import Message
 
 
 class OpenChat:
@@ -63,7 +66,7 @@ class OpenChat:
             self._store.change(self.conversation.id, settings=settings)
             self.conversation = replace(self.conversation, settings=settings)
 
-    def say(self, text: str, message: Message, attachments: Sequence[Attachment]) -> Turn:
+    def say(self, text: str, message: "Message", attachments: Sequence[Attachment]) -> Turn:
         """The user's turn, after the leaf; the first one makes the conversation."""
         if self.conversation is None:
             self.conversation = self._store.create(settings=self.settings, date=self.date)

@@ -2,18 +2,21 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual import work
 
 from gptoss_mlx.app.actions import ChatActions
+from gptoss_mlx.app.commands import find_word
 from gptoss_mlx.app.model_download import ModelDownload
-from gptoss_mlx.app.preferences import Preferences, save_preference
+from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
 from gptoss_mlx.app.session import ModelSession
-from gptoss_mlx.app.settings_form import SettingsChange
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme
 from gptoss_mlx.errors import GptOssError, UsageError
+
+if TYPE_CHECKING:
+    from gptoss_mlx.app.settings_form import SettingsChange
 
 
 class ScreenActions(ChatActions):
@@ -24,6 +27,24 @@ class ScreenActions(ChatActions):
     session: ModelSession
     download: ModelDownload
 
+    def obey(self, text: str) -> bool:
+        """Does what a `/word` asks for. False: the text is a message. Raises UsageError for a word that is none."""
+        found = find_word(text)
+        if found is None:
+            return False
+        command, rest = found
+        if command.name == "cycle_effort" and rest:
+            if rest not in EFFORTS:
+                raise UsageError(f"{rest!r} is no effort; expected one of {', '.join(EFFORTS)}")
+            self.chat.change_effort(rest)
+        elif command.name == "export" and rest:
+            self.action_export(rest)
+        elif rest:
+            raise UsageError(f"/{command.word} takes nothing after it")
+        else:
+            self.run_worker(self.run_action(command.name))
+        return True
+
     def action_help(self) -> None:
         """F1: every key and command."""
         from gptoss_mlx.app.screens.help import HelpScreen
@@ -32,9 +53,9 @@ class ScreenActions(ChatActions):
 
     def action_statistics(self) -> None:
         """F2: shows the panel, or takes it away; remembered."""
-        panel = self.chat.statistics
-        panel.display = not panel.display
-        self.remember(show_statistics=panel.display)
+        shown = not self.chat.statistics.display
+        self.chat.show_statistics(shown)
+        self.remember(show_statistics=shown)
 
     def action_conversations(self) -> None:
         """F3: the list of conversations."""
@@ -64,17 +85,17 @@ class ScreenActions(ChatActions):
         """Shows that conversation, where the reader left it; an answer under way goes on."""
         self.act(self.chat.go_to(conversation))
 
-    def action_export(self) -> None:
+    def action_export(self, name: str | None = None) -> None:
         """Writes the conversation on the screen to a file."""
         current = self.chat.chat.id
         if current is None:
             self.chat.tell("nothing was said yet in this chat; there is nothing to export")
         else:
-            self.export_conversation(current)
+            self.export_conversation(current, name)
 
     @work
-    async def export_conversation(self, identifier: int) -> None:
-        """Asks where to, and writes the conversation as it stands where the reader is in it."""
+    async def export_conversation(self, identifier: int, name: str | None = None) -> None:
+        """Asks where to (beginning with `name`), and writes the conversation as it stands where the reader is in it."""
         from gptoss_mlx.app.export import export_chat, suggested_name
         from gptoss_mlx.app.screens.question import Question
         from gptoss_mlx.app.screens.text_entry import TextEntry
@@ -83,7 +104,7 @@ class ScreenActions(ChatActions):
         turns = self.store.path(identifier, conversation.leaf)
         model = self.session.model
         vocab_size = model.tokenizer.vocab_size if model is not None and model.name == conversation.model else None
-        name: str | None = suggested_name(conversation, "markdown")
+        name = name or suggested_name(conversation, "markdown")
         note = f"Written to {Path.cwd()}. The ending says how: .md, .html or .json"
         while (name := await self.push_screen_wait(TextEntry("Export to", name or "", note=note))) is not None:
             overwrite = False
@@ -118,12 +139,12 @@ class ScreenActions(ChatActions):
 
         self.push_screen(SettingsScreen(self.chat.chat.settings, self.preferences), self._settings_chosen)
 
-    def _settings_chosen(self, change: SettingsChange | None) -> None:
+    def _settings_chosen(self, change: "SettingsChange | None") -> None:
         if change is None:
             return
         self.remember(**change.preferences)
         self.chat.change_settings(change.chat)
-        self.chat.statistics.display = self.preferences.show_statistics
+        self.chat.show_statistics(self.preferences.show_statistics)
         self.chat.transcript.keep_reasoning_open = self.preferences.keep_reasoning_open
 
     def choose_theme(self, name: str) -> None:

@@ -93,10 +93,19 @@ OWN_THEMES: Final = (DARK, LIGHT)
 
 
 def wear(app: App[Any], preference: str) -> None:
-    """Gives the app our themes and puts the preferred one on."""
+    """Gives an app that has not begun yet our themes, and puts the preferred one on."""
     for theme in OWN_THEMES:
         app.register_theme(theme)
-    app.theme = chosen_theme(preference)
+    name = chosen_theme(preference)
+    if app.get_theme(name) not in OWN_THEMES:
+        app.theme = name
+        return
+    # As usual, all style would be read twice before the first paint.
+    app.set_reactive(App.theme, name)
+    app.stylesheet.set_variables(app.get_css_variables())
+    dark = app.current_theme.dark
+    app.remove_class(*app.classes, update=False)
+    app.add_class(f"-theme-{name}", "-dark-mode" if dark else "-light-mode", update=False)
 
 
 def theme_names() -> list[str]:

@@ -7,6 +7,7 @@ waits for the engine.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -14,7 +15,6 @@ from textual.containers import Horizontal, Vertical
 
 from gptoss_mlx.app.answer_options import count_context, settle
 from gptoss_mlx.app.answer_queue import AnswerQueue
-from gptoss_mlx.app.answering import Answering
 from gptoss_mlx.app.conversation import ChatSettings, Turn
 from gptoss_mlx.app.conversing import Conversing
 from gptoss_mlx.app.messages import ContextChanged, SettingsChanged, TurnFinished, TurnStarted
@@ -26,16 +26,20 @@ from gptoss_mlx.app.prompt_history import PromptHistory
 from gptoss_mlx.app.screens.reporting import ReportingScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
-from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.app.widgets.composer import Composer
 from gptoss_mlx.app.widgets.notice import Notice
 from gptoss_mlx.app.widgets.statistics_panel import StatisticsPanel
 from gptoss_mlx.app.widgets.transcript import Transcript
 from gptoss_mlx.errors import UsageError
 
+if TYPE_CHECKING:
+    from gptoss_mlx.app.answering import Answering
+
 
 class ChatScreen(ReportingScreen):
     """One conversation at a time."""
+
+    AUTO_FOCUS = "PromptArea"
 
     def __init__(
         self,
@@ -46,7 +50,10 @@ class ChatScreen(ReportingScreen):
         history: PromptHistory,
         preferences: Callable[[], Preferences],
         date: str | None = None,
+        *,
+        obey: Callable[[str], bool],
     ) -> None:
+        """`obey` does what a `/word` asks for; False where the text is a message."""
         super().__init__(session, answers)
         self.chat = OpenChat(store, date)
         """What is on the screen."""
@@ -56,6 +63,7 @@ class ChatScreen(ReportingScreen):
         """Whether the first conversation is on the screen."""
         self._store = store
         self._place = place
+        self._obey = obey
         self._history = history
         self._preferences = preferences
         self._problem = ""
@@ -117,6 +125,8 @@ class ChatScreen(ReportingScreen):
             await self.transcript.show(self._snapshot(self.chat.path), self.chat.siblings())
             await self._attach_view()
         self.post_message(SettingsChanged())
+        if (running := self._answers.under_way(self.chat.id)) is not None:
+            self.post_message(TurnStarted(running.turn))
         self.count_context()
 
     async def show_below(self, turn: int | None) -> None:
@@ -157,7 +167,7 @@ class ChatScreen(ReportingScreen):
 
     # Answers
 
-    async def answer_begins(self, answering: Answering) -> None:
+    async def answer_begins(self, answering: "Answering") -> None:
         """Shows the answer, where its conversation is on the screen."""
         async with self._showing:
             if answering.conversation == self.chat.id:
@@ -166,7 +176,7 @@ class ChatScreen(ReportingScreen):
                 self.post_message(TurnStarted(answering.turn))
         self.show_notice()
 
-    async def answer_ended(self, answering: Answering) -> None:
+    async def answer_ended(self, answering: "Answering") -> None:
         """Shows how it ended."""
         async with self._showing:
             if answering.conversation == self.chat.id:
@@ -196,6 +206,9 @@ class ChatScreen(ReportingScreen):
         return [running.snapshot() if running is not None and turn.id == running.turn.id else turn for turn in turns]
 
     async def _attach_view(self) -> None:
+        # What shows an answer (Markdown, colours for code) is imported with the first one.
+        from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
+
         running = self._answers.under_way(self.chat.id)
         view = None if running is None else self.transcript.view(running.turn.id)
         if running is not None and isinstance(view, AnswerTurn):
@@ -205,7 +218,14 @@ class ChatScreen(ReportingScreen):
 
     @on(Composer.Submitted)
     def send(self, event: Composer.Submitted) -> None:
-        """Says what was typed."""
+        """Says what was typed, or does it where it is a `/word`."""
+        try:
+            if self._obey(event.text):
+                return
+        except UsageError as error:
+            self.set_draft(event.text)
+            self.tell(str(error))
+            return
         self._history.add(event.text)
         self.run_worker(self.conversing.send(event.text))
 
@@ -245,7 +265,7 @@ class ChatScreen(ReportingScreen):
         """Shows the first conversation, where the reader left it."""
         spot = self._place.spot(self.chat.id)
         await self.conversing.begin(spot.editing)
-        self._scroll_to(spot)
+        self._scroll_back(spot)
         self.arrived = True
 
     async def go_to(self, conversation: int | None) -> None:
@@ -254,9 +274,9 @@ class ChatScreen(ReportingScreen):
         spot = self._place.spot(conversation)
         await self.conversing.open(conversation, spot.draft, spot.editing)
         self._place.leave(conversation, spot)
-        self._scroll_to(spot)
+        self._scroll_back(spot)
 
-    def _scroll_to(self, spot: Spot) -> None:
+    def _scroll_back(self, spot: Spot) -> None:
         if spot.lines_below:
             transcript = self.transcript
             self.call_after_refresh(

@@ -1,13 +1,13 @@
 """A screen with the lines that report: status, statistics, keys. It turns the app's messages into what they show."""
 
-from gptoss_mlx.app.answer_queue import AnswerQueue
-from gptoss_mlx.app.open_chat import OpenChat
-from gptoss_mlx.app.session import ModelSession
+from typing import Final
+
 from textual import on
 from textual.app import ComposeResult
 from textual.events import DescendantBlur, DescendantFocus
 from textual.screen import Screen
 
+from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.conversation import ChatSettings, Turn
 from gptoss_mlx.app.messages import (
     ContextChanged,
@@ -17,16 +17,19 @@ from gptoss_mlx.app.messages import (
     TurnSpeed,
     TurnStarted,
 )
+from gptoss_mlx.app.open_chat import OpenChat
+from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.widgets.key_line import KeyLine
 from gptoss_mlx.app.widgets.statistics_panel import StatisticsPanel
 from gptoss_mlx.app.widgets.status_line import StatusLine
 from gptoss_mlx.app.widgets.transcript import Transcript
 
+WIDE_COLUMNS: Final = 110
+"""From here on there is room for the statistics beside the conversation."""
+
 
 class ReportingScreen(Screen[None]):
     """What the chat screen says about the model and its answers."""
-
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
 
     chat: OpenChat
     """What is on the screen."""
@@ -50,6 +53,15 @@ class ReportingScreen(Screen[None]):
     def statistics(self) -> StatisticsPanel:
         """The panel."""
         return self.query_one(StatisticsPanel)
+
+    def show_statistics(self, shown: bool) -> None:
+        """Shows the panel, beside the conversation where there is room for that, else below it; or takes it away."""
+        self.statistics.display = shown
+        if shown:
+            self.query_one("#beside").set_class(self.size.width >= WIDE_COLUMNS, "-wide")
+
+    def on_resize(self) -> None:
+        self.show_statistics(self.statistics.display)
 
     def report_session(self) -> None:
         """How the model is."""

@@ -6,11 +6,14 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import gptoss_mlx.harmony as harmony
 from gptoss_mlx.app.conversation import Attachment, ChatSettings, Conversation, Turn
 from gptoss_mlx.errors import GptOssError
-from gptoss_mlx.harmony import COMMENTARY, Message
+
+if TYPE_CHECKING:
+    from gptoss_mlx.harmony import Message
 
 TURN_COLUMNS: Final = (
     "id, parent, role, messages, tokens, text, attachments, state, created, model, reasoning_seconds, finish_reason, "
@@ -102,7 +105,7 @@ def read_turn(row: sqlite3.Row | tuple[Any, ...]) -> Turn:
         )
 
 
-def _message_values(messages: Sequence[Message]) -> dict[str, Any]:
+def _message_values(messages: "Sequence[Message]") -> dict[str, Any]:
     """The messages as JSON, with the number of token ids in place of these; and all ids, one after the other."""
     values = []
     ids = array(_UINT32)
@@ -117,7 +120,7 @@ def _message_values(messages: Sequence[Message]) -> dict[str, Any]:
     return {"messages": _to_json(values), "tokens": ids.tobytes()}
 
 
-def _read_messages(messages: str, tokens: bytes) -> tuple[Message, ...]:
+def _read_messages(messages: str, tokens: bytes) -> "tuple[Message, ...]":
     ids = array(_UINT32, tokens)
     if sys.byteorder == "big":
         ids.byteswap()
@@ -126,7 +129,7 @@ def _read_messages(messages: str, tokens: bytes) -> tuple[Message, ...]:
     for value in json.loads(messages):
         # Ids as bytes: a list of them in JSON takes most of the time that opening a long conversation takes.
         number = value.pop("tokens", None)
-        message = Message.from_dict(value)
+        message = harmony.Message.from_dict(value)
         if number is not None:
             message = replace(message, tokens=tuple(ids[start : start + number]))
             start += number
@@ -175,7 +178,9 @@ def said(turn: Turn) -> str:
     user. Reasoning, tool calls and the text of files are left out."""
     if turn.role == "user":
         return "\n".join((turn.text, *(attachment.path for attachment in turn.attachments)))
-    comments = (m.text for m in turn.messages if m.channel == COMMENTARY and m.tool_name is None and m.role != "tool")
+    comments = (
+        m.text for m in turn.messages if m.channel == harmony.COMMENTARY and m.tool_name is None and m.role != "tool"
+    )
     return "\n".join((*comments, turn.answer))
 
 

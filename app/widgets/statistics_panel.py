@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Sparkline, Static
+from textual.widgets import Static
 
 from gptoss_mlx.app.conversation import Turn
 
@@ -32,11 +31,12 @@ class StatisticsPanel(Vertical):
         self._turn: Turn | None = None
         self._tokens = 0
 
-    def compose(self) -> ComposeResult:
-        yield Static(id="figures")
-        yield Sparkline([], id="speeds")
+    async def on_show(self) -> None:
+        # What it consists of is imported when somebody wants to see it.
+        if not self.children:
+            from textual.widgets import Sparkline
 
-    def on_mount(self) -> None:
+            await self.mount(Static(id="figures"), Sparkline([], id="speeds"))
         self._paint()
 
     def on_resize(self) -> None:
@@ -68,8 +68,10 @@ class StatisticsPanel(Vertical):
         return tuple(self._speeds)
 
     def _paint(self) -> None:
-        if not self.is_mounted or not self.display:
+        if not self.display or not self.children:
             return
+        from textual.widgets import Sparkline
+
         if self._turn is None:
             rows = [("", "no answer yet")]
         elif not self._turn.stats:

@@ -81,8 +81,8 @@ def _line(status: Status, without: frozenset[str], width: int) -> Content:
     if status.limit and "context" not in without:
         left.append(_context(status, without))
     right = _activity(status, without)
-    if status.memory_bytes and "memory" not in without:
-        right.append(_muted(_memory(status.memory_bytes)))
+    if (status.memory_bytes or 0) >= 1 << 20 and "memory" not in without:
+        right.append(_muted(_memory(status.memory_bytes or 0)))
     gap = _muted("  ·  ")
     start, end = gap.join(left), gap.join(right)
     space = max(width - start.cell_length - end.cell_length, 2 if right else 0)

@@ -3,8 +3,13 @@
 from collections import Counter
 
 import pytest
+from textual.widget import Widget
 
-from gptoss_mlx.app.commands import BY_NAME, COMMANDS, HINTS, find_word, key_label, keys_label
+from gptoss_mlx.app.app import GptossApp
+from gptoss_mlx.app.commands import BY_NAME, COMMANDS, HINTS, Command, find_word, key_label, keys_label
+from gptoss_mlx.app.widgets.prompt_area import PromptArea
+from gptoss_mlx.app.widgets.transcript import Transcript
+from gptoss_mlx.errors import UsageError
 
 
 def test_no_two_commands_share_a_name_or_a_word() -> None:
@@ -38,12 +43,47 @@ def test_all_keys_of_a_command_are_shown() -> None:
     assert keys_label(BY_NAME["new_line"]) == "Ctrl+J Alt+Enter"
 
 
-def test_a_slash_and_a_word_is_a_command() -> None:
-    found = find_word("/export ")
+@pytest.mark.parametrize(
+    ("text", "name", "rest"),
+    [("/export", "export", ""), ("/export a b.md ", "export", "a b.md"), ("/copy-all", "copy_chat", "")],
+)
+def test_a_slash_and_a_word_is_a_command(text: str, name: str, rest: str) -> None:
+    found = find_word(text)
     assert found is not None
-    assert found.name == "export"
+    assert (found[0].name, found[1]) == (name, rest)
 
 
-@pytest.mark.parametrize("text", ["", "/", "export", "/etc/hosts is what?", "/no-such-word", " /export"])
+@pytest.mark.parametrize(
+    "text", ["", "/", "export", "/etc/hosts is what?", "//", "/1", " /export", "/export\nand more"]
+)
 def test_anything_else_is_a_message(text: str) -> None:
     assert find_word(text) is None
+
+
+def test_a_word_that_is_no_command_is_not_sent_to_the_model() -> None:
+    with pytest.raises(UsageError, match="there is no command /exprot"):
+        find_word("/exprot x.md")
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.action], ids=lambda command: command.name
+)
+def test_every_command_is_an_action_of_the_app(command: Command) -> None:
+    assert callable(getattr(GptossApp, f"action_{command.name}", None))
+
+
+@pytest.mark.parametrize(("scope", "widget"), [("composer", PromptArea), ("transcript", Transcript)])
+def test_the_keys_of_widgets_are_those_of_the_table(scope: str, widget: type[Widget]) -> None:
+    assert widget._merged_bindings is not None
+    by_key = widget._merged_bindings.key_to_bindings
+    bound = {(key, binding.action) for key, bindings in by_key.items() for binding in bindings}
+    keys = {key for key, _ in bound}
+    for command in COMMANDS:
+        if command.scope == scope and command.name not in ELSEWHERE:
+            assert set(command.keys) <= keys, command.name
+        if command.scope == scope and command.action:
+            assert (command.keys[0], f"app.{command.name}") in bound
+
+
+ELSEWHERE = {"attach", "recall", "to_transcript", "to_composer"}
+"""What is typed, what the text area does at its edges, and what the screen does with Tab."""
