@@ -16,7 +16,6 @@ from textual.layout import DockArrangeResult
 from textual.widget import Widget
 
 from gptoss_mlx.app.conversation import Turn
-from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.app.widgets.turn_view import TurnView
 from gptoss_mlx.app.widgets.user_message import UserMessage
 
@@ -61,6 +60,9 @@ class TurnWindow(VerticalScroll):
         siblings = self._siblings.get(turn.id, ())
         if turn.role == "user":
             return UserMessage(turn, siblings)
+        # What shows an answer (Markdown, colours for code) is imported with the first one.
+        from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
+
         return AnswerTurn(
             turn, siblings, keep_reasoning_open=self.keep_reasoning_open, may_fold=lambda: self.follows_end
         )
@@ -105,7 +107,7 @@ class TurnWindow(VerticalScroll):
         self._first = self._end - len(self._views())
 
     async def _trim(self, views: Sequence[TurnView]) -> None:
-        if not any(isinstance(view, AnswerTurn) and view.running for view in views):
+        if not any(getattr(view, "running", False) for view in views):
             for view in views:
                 await view.remove()
 
