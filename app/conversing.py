@@ -27,17 +27,20 @@ class Stage(Protocol):
     @property
     def draft(self) -> str:
         """What stands in the composer."""
+        ...
 
     def set_draft(self, text: str) -> None:
         """Puts the text into the composer, in place of what stood there."""
 
     @property
     def selected(self) -> Turn | None:
-        """The turn that the reader is at; None while he writes."""
+        """The turn that the reader is at; None while a message is written."""
+        ...
 
     @property
     def settings(self) -> ChatSettings:
         """Those that hold, settled with the preferences."""
+        ...
 
     async def show_all(self) -> None:
         """Shows another conversation."""
