@@ -134,9 +134,11 @@ class Answering:
             self._partial.take(event)
             if isinstance(event, Done):
                 reply = event.reply
-                warnings = [warning.to_dict() for warning in reply.warnings]
+                # An answer that was cut anywhere is broken off there: that is no fault of the model.
+                whole = reply.finish_reason in ("stop", "tool_calls")
+                warnings = [warning.to_dict() for warning in reply.warnings] if whole else []
                 self._end(
-                    "complete" if reply.finish_reason in ("stop", "tool_calls") else "stopped",
+                    "complete" if whole else "stopped",
                     messages=tuple(begun.chat.turns[begun.said :]),
                     finish_reason=reply.finish_reason,
                     stats={**reply.stats.to_dict(), **({"warnings": warnings} if warnings else {})},

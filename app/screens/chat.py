@@ -125,6 +125,8 @@ class ChatScreen(ReportingScreen):
             await self.transcript.show(self._snapshot(self.chat.path), self.chat.siblings())
             await self._attach_view()
         self.post_message(SettingsChanged())
+        if (running := self._answers.under_way(self.chat.id)) is not None:
+            self.post_message(TurnStarted(running.turn))
         self.count_context()
 
     async def show_below(self, turn: int | None) -> None:
