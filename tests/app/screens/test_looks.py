@@ -1,7 +1,8 @@
 """The main screens at three sizes, compared with how they looked when somebody last looked at them.
 
-Compared is the text, cell by cell, so that neither fonts nor the machine's speed matter. `python -m
-tests.app.screens.test_looks` writes how the screens look now into `looks/`; look at the difference before committing it.
+Compared is the text, cell by cell, so that neither fonts nor the machine's speed matter.
+`python -m tests.app.screens.test_looks` writes how the screens look now into `looks/`; look at the difference before
+committing it.
 """
 
 import asyncio
