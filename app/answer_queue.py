@@ -134,8 +134,8 @@ class AnswerQueue:
                 lambda: begin_answer(model, path, settings, date=conversation.date, goes_on=request.goes_on)
             )
             self.running = None
-            answering.ended.set()
             await self._audience.answer_ended(answering)
+            answering.ended.set()
             self.pump()
 
         self._audience.spawn(answer())

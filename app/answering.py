@@ -37,9 +37,6 @@ class AnswerView(Protocol):
     async def feed(self, event: Event) -> None:
         """Takes what came; comes back at once."""
 
-    async def finish(self, turn: Turn) -> None:
-        """Shows how it ended, and the exact text."""
-
 
 @dataclass(frozen=True, slots=True)
 class Begun:
@@ -89,8 +86,6 @@ class Answering:
         missed, self._missed, self.view = self._missed, [], view
         for event in missed:
             await view.feed(event)
-        if self.turn.state != "running":
-            await view.finish(self.turn)
 
     def detach(self) -> None:
         """Nobody shows it; it goes on."""
@@ -125,8 +120,6 @@ class Answering:
             self._over.set()
         await keeper
         await self._write()
-        if self.view is not None:
-            await self.view.finish(self.turn)
         return self.turn
 
     async def _follow(self, begun: Begun) -> None:

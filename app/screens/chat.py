@@ -34,6 +34,7 @@ from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.answering import Answering
+    from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 
 
 class ChatScreen(ReportingScreen):
@@ -181,6 +182,8 @@ class ChatScreen(ReportingScreen):
         async with self._showing:
             if answering.conversation == self.chat.id:
                 self.chat.put(answering.turn)
+                if (view := self._answer_view(answering.turn.id)) is not None and view.running:
+                    await view.finish(answering.turn)
                 await self.transcript.update_turn(answering.turn)
                 self.post_message(TurnFinished(answering.turn))
         self.show_notice()
@@ -206,13 +209,16 @@ class ChatScreen(ReportingScreen):
         return [running.snapshot() if running is not None and turn.id == running.turn.id else turn for turn in turns]
 
     async def _attach_view(self) -> None:
+        running = self._answers.under_way(self.chat.id)
+        if running is not None and (view := self._answer_view(running.turn.id)) is not None:
+            await running.attach(view)
+
+    def _answer_view(self, turn: int) -> "AnswerTurn | None":
         # What shows an answer (Markdown, colours for code) is imported with the first one.
         from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 
-        running = self._answers.under_way(self.chat.id)
-        view = None if running is None else self.transcript.view(running.turn.id)
-        if running is not None and isinstance(view, AnswerTurn):
-            await running.attach(view)
+        view = self.transcript.view(turn)
+        return view if isinstance(view, AnswerTurn) else None
 
     # What is below the conversation
 

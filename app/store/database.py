@@ -67,6 +67,10 @@ class Database:
         self.trouble: str | None = None
         """One sentence while nothing is written to the file."""
         self._notices: list[str] = []
+        # Held by one writer, from its first attempt until what it wrote is kept: nothing is written to the file while
+        # the copy in memory is made.
+        self._writing = threading.RLock()
+        # Held for moments, around what follows, and the copy in memory. Taken after the other one.
         self._lock = threading.RLock()
         self._generation = 0
         self._identity: tuple[int, int] | None = None
@@ -81,11 +85,6 @@ class Database:
                 self._repair(error)
             else:
                 self._go_to_memory(error)
-
-    @property
-    def apart(self) -> bool:
-        """Whether all goes on in memory: new ids are then far from those that other apps give."""
-        return self._memory is not None
 
     @property
     def unsaved(self) -> int:
@@ -109,23 +108,24 @@ class Database:
     def write(self, work: Callable[[sqlite3.Connection], _Result], *, durable: bool = True) -> _Result:
         """What `work` gives: all that it writes is kept, or nothing when it raises. May call it again, when the first
         attempt could not be kept."""
-        self.retry()
-        mended = False
-        while True:
-            with self._lock:
+        with self._writing:
+            self.retry()
+            mended = False
+            while True:
                 if self._memory is not None:
-                    return _transact(self._memory, work)
-            try:
-                if identity(self.path) != self._identity:
-                    raise FileNotFoundError(errno.ENOENT, "it was moved or deleted while it was open")
-                return self._write_to_disk(work, durable)
-            except _FAILURES as error:
-                # No row that is written here breaks a rule of its table: then the index is not what it should be.
-                if not mended and (_is_damage(error) or isinstance(error, sqlite3.IntegrityError)):
-                    mended = True
-                    self._repair(error)
-                else:
-                    self._go_to_memory(error)
+                    with self._lock:
+                        return _transact(self._memory, work)
+                try:
+                    if identity(self.path) != self._identity:
+                        raise FileNotFoundError(errno.ENOENT, "it was moved or deleted while it was open")
+                    return self._write_to_disk(work, durable)
+                except _FAILURES as error:
+                    # No row that is written here breaks a rule of its table: then the index is not what it should be.
+                    if not mended and (_is_damage(error) or isinstance(error, sqlite3.IntegrityError)):
+                        mended = True
+                        self._repair(error)
+                    else:
+                        self._go_to_memory(error)
 
     def take_notices(self) -> list[str]:
         """Sentences about what was found damaged and what was done; each is given once."""
@@ -135,7 +135,7 @@ class Database:
 
     def retry(self) -> bool:
         """Writes what is in memory only, if the file can be written again; whether nothing is left there."""
-        with self._lock:
+        with self._writing, self._lock:
             if self._memory is None:
                 return True
             if time.monotonic() < self._next_try:
@@ -145,13 +145,14 @@ class Database:
 
     def close(self) -> None:
         """Writes what is left, if it can be, and closes the file."""
-        with self._lock:
+        with self._writing, self._lock:
             self._next_try = 0.0
             if not self._closed:
                 self.retry()
             self._closed = True
             if self._memory is not None:
                 self._memory.close()
+                self._memory = None
             self._drop_connections()
 
     # How it works
@@ -255,7 +256,7 @@ class Database:
 
     def _repair(self, error: BaseException) -> None:
         """Puts a readable file in the place of a damaged one, or mends the index when that is all."""
-        with self._lock:
+        with self._writing, self._lock:
             index_only = getattr(error, "sqlite_errorcode", None) == _CORRUPT_INDEX
             if (index_only or isinstance(error, sqlite3.IntegrityError)) and self._mend_index():
                 return

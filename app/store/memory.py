@@ -5,12 +5,12 @@ import sqlite3
 from typing import Final
 
 from gptoss_mlx.app.store.rows import TURN_COLUMNS, decode, read_turn
-from gptoss_mlx.app.store.schema import prepare
+from gptoss_mlx.app.store.schema import CHANGED_TURNS, prepare
 from gptoss_mlx.app.store.search import index_title, index_turn
 
 _NOTES: Final = (
     "CREATE TEMP TABLE changed_conversations (id INTEGER PRIMARY KEY)",
-    "CREATE TEMP TABLE changed_turns (id INTEGER PRIMARY KEY)",
+    f"CREATE TEMP TABLE {CHANGED_TURNS} (id INTEGER PRIMARY KEY)",
     """
     CREATE TEMP TRIGGER note_created AFTER INSERT ON main.conversations
     BEGIN INSERT OR IGNORE INTO changed_conversations VALUES (new.id); END
@@ -19,14 +19,14 @@ _NOTES: Final = (
     CREATE TEMP TRIGGER note_changed AFTER UPDATE ON main.conversations
     BEGIN INSERT OR IGNORE INTO changed_conversations VALUES (new.id); END
     """,
-    """
+    f"""
     CREATE TEMP TRIGGER note_said AFTER INSERT ON main.turns
-    BEGIN INSERT OR IGNORE INTO changed_turns VALUES (new.id); END
+    BEGIN INSERT OR IGNORE INTO {CHANGED_TURNS} VALUES (new.id); END
     """,
     # Where the reader went (last_child) is left out: the row may be another app's, and newer in the file.
-    """
+    f"""
     CREATE TEMP TRIGGER note_saved AFTER UPDATE OF state, text, messages, stats ON main.turns
-    BEGIN INSERT OR IGNORE INTO changed_turns VALUES (new.id); END
+    BEGIN INSERT OR IGNORE INTO {CHANGED_TURNS} VALUES (new.id); END
     """,
 )
 
@@ -61,24 +61,24 @@ def _connect() -> sqlite3.Connection:
 
 def changed_turns(memory: sqlite3.Connection) -> int:
     """How many turns are in memory only, or newer there."""
-    number: int = memory.execute("SELECT count(*) FROM changed_turns").fetchone()[0]
+    number: int = memory.execute(f"SELECT count(*) FROM {CHANGED_TURNS}").fetchone()[0]
     return number
 
 
 def carry_over(memory: sqlite3.Connection, disk: sqlite3.Connection) -> None:
     """Writes what changed in memory to the file, within the transaction that is open there."""
     disk.execute("PRAGMA defer_foreign_keys = ON")
-    touched = "SELECT id FROM changed_conversations UNION SELECT id >> 20 FROM changed_turns"
+    touched = f"SELECT id FROM changed_conversations UNION SELECT id >> 20 FROM {CHANGED_TURNS}"
     _copy(memory, disk, "conversations", f"id IN ({touched})", replace=True)
     # What the file lost meanwhile (purged by another app) is needed above the new turns.
     _copy(memory, disk, "turns", f"conversation IN ({touched})", replace=False)
-    _copy(memory, disk, "turns", "id IN (SELECT id FROM changed_turns)", replace=True)
+    _copy(memory, disk, "turns", f"id IN (SELECT id FROM {CHANGED_TURNS})", replace=True)
     # The file may be a new one, in the place of that which was read: its numbers go on, too.
     for name, value in memory.execute("SELECT name, value FROM counters"):
         disk.execute("UPDATE counters SET value = max(value, ?) WHERE name = ?", (value, name))
     for identifier, title in memory.execute(f"SELECT id, title FROM conversations WHERE id IN ({touched})"):
         index_title(disk, identifier, title)
-    turns = f"SELECT {TURN_COLUMNS} FROM turns WHERE id IN (SELECT id FROM changed_turns) AND state <> 'running'"
+    turns = f"SELECT {TURN_COLUMNS} FROM turns WHERE id IN (SELECT id FROM {CHANGED_TURNS}) AND state <> 'running'"
     for row in memory.execute(turns):
         index_turn(disk, read_turn(row))
 

@@ -21,6 +21,9 @@ APART: Final = 1 << 41
 """Conversations that begin while the file cannot be written have ids from here on, at random: other apps go on
 counting below."""
 
+CHANGED_TURNS: Final = "changed_turns"
+"""The table, in memory only, of the turns that are not in the file as they are."""
+
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         # title: by the user, or from the first message. settings: JSON. leaf: the turn where the reader is.
@@ -85,29 +88,34 @@ VERSION: Final = len(MIGRATIONS)
 """The version that this code reads and writes."""
 
 
-def new_conversation_id(db: sqlite3.Connection, *, apart: bool) -> int:
-    """The next id; never one that was given before. `apart`: one that no other app gives at the same time."""
-    if apart:
+def new_conversation_id(db: sqlite3.Connection) -> int:
+    """The next id, never one that was given before; in memory one that no other app gives at the same time."""
+    if is_apart(db):
         return APART | secrets.randbits(40)
     db.execute("UPDATE counters SET value = value + 1 WHERE name = 'conversations'")
     identifier: int = db.execute("SELECT value FROM counters WHERE name = 'conversations'").fetchone()[0]
     return identifier
 
 
-def new_turn_id(db: sqlite3.Connection, conversation: int, *, apart: bool) -> int:
-    """The next id of a turn in the conversation. `apart`: one that no other app gives at the same time.
+def new_turn_id(db: sqlite3.Connection, conversation: int) -> int:
+    """The next id of a turn in the conversation; in memory one that no other app gives at the same time.
 
     Raises StoreError when the conversation is full.
     """
     first, end = conversation << TURN_BITS, (conversation + 1) << TURN_BITS
     last: int | None = db.execute("SELECT max(id) FROM turns WHERE id > ? AND id < ?", (first, end)).fetchone()[0]
     identifier = (first if last is None else last) + 1
-    if apart:
-        # Above half of the numbers, in some order: the turns that are apart are few.
-        identifier = max(identifier, first + (1 << TURN_BITS - 1)) + secrets.randbelow(1 << TURN_BITS - 7)
+    if is_apart(db) and db.execute(f"SELECT 1 FROM {CHANGED_TURNS} WHERE id = ?", (last,)).fetchone() is None:
+        # Past what another app may add meanwhile; what follows in memory goes on from there.
+        identifier += 64 + secrets.randbelow(1024)
     if identifier >= end:
         raise StoreError(f"the conversation has {end - first - 1} turns, and no more can be kept; begin a new one")
     return identifier
+
+
+def is_apart(db: sqlite3.Connection) -> bool:
+    """Whether `db` is the copy in memory, which other apps know nothing of."""
+    return db.execute(f"SELECT 1 FROM sqlite_temp_master WHERE name = '{CHANGED_TURNS}'").fetchone() is not None
 
 
 def prepare(db: sqlite3.Connection, name: str) -> None:

@@ -36,7 +36,7 @@ from gptoss_mlx.app.store.rows import (
     title_from,
     turn_values,
 )
-from gptoss_mlx.app.store.schema import TURN_BITS, new_conversation_id, new_turn_id
+from gptoss_mlx.app.store.schema import TURN_BITS, is_apart, new_conversation_id, new_turn_id
 from gptoss_mlx.app.store.search import index_turn
 from gptoss_mlx.app.store.tree import (
     insert,
@@ -76,7 +76,7 @@ class Store:
 
         def work(db: sqlite3.Connection) -> Conversation:
             now = time.time()
-            identifier = new_conversation_id(db, apart=self._database.apart)
+            identifier = new_conversation_id(db)
             conversation = Conversation(identifier, "", now, now, date, settings or ChatSettings(), model)
             insert(db, "conversations", conversation_values(conversation))
             return conversation
@@ -174,7 +174,7 @@ class Store:
             if turn.parent is not None:
                 check_turn(db, turn.parent, conversation)
             now = time.time()
-            identifier = new_turn_id(db, conversation, apart=self._database.apart)
+            identifier = new_turn_id(db, conversation)
             added = replace(turn, id=identifier, created=turn.created or now)
             row = {**turn_values(added), "conversation": conversation, "writer": self._name(db, running)}
             insert(db, "turns", row)
@@ -287,7 +287,7 @@ class Store:
 
     def _name(self, db: sqlite3.Connection, running: bool) -> str | None:
         """This store's name in the row of a running turn."""
-        if running and not self._database.apart:
+        if running and not is_apart(db):
             self._writer.begin()
         return self._writer.name if running else None
 

@@ -57,11 +57,6 @@ class AnswerTurn(TurnView):
         self._calls: dict[str, ToolCallBlock] = {}
         self._read: PromptProgress | None = None
 
-    @property
-    def running(self) -> bool:
-        """Whether the model still speaks."""
-        return self.turn.state == "running"
-
     def compose(self) -> ComposeResult:
         parts = turn_parts(self.turn.messages)
         widgets = self._widgets(parts)

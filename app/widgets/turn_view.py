@@ -23,6 +23,11 @@ class TurnView(Vertical):
         """What is shown."""
         return self._turn
 
+    @property
+    def running(self) -> bool:
+        """Whether the turn is an answer under way."""
+        return self._turn.state == "running"
+
     async def update(self, turn: Turn, siblings: Sequence[int] | None = None) -> None:
         """Shows the turn as it is now."""
         self._turn = turn

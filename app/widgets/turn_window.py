@@ -107,7 +107,7 @@ class TurnWindow(VerticalScroll):
         self._first = self._end - len(self._views())
 
     async def _trim(self, views: Sequence[TurnView]) -> None:
-        if not any(getattr(view, "running", False) for view in views):
+        if not any(view.running for view in views):
             for view in views:
                 await view.remove()
 
@@ -147,7 +147,7 @@ class TurnWindow(VerticalScroll):
         if y != self.scroll_y:
             self.app.animator.force_stop_animation(self, "scroll_y")
             self.set_reactive(Widget.scroll_y, y)
-            self.set_reactive(Widget.scroll_target_y, y)
+            self.set_reactive(Widget.scroll_target_y, y)  # pyright: ignore[reportArgumentType]
             self.vertical_scrollbar.position = y
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:

@@ -253,17 +253,19 @@ def test_escape_closes_the_list_of_paths_and_enter_then_sends(tmp_path: Path, mo
 
 
 def test_offered_are_text_files_then_folders_and_hidden_ones_only_when_asked(tmp_path: Path) -> None:
-    (tmp_path / "Beta.txt").write_text("b")
-    (tmp_path / "alpha.txt").write_text("a")
-    (tmp_path / "data.bin").write_bytes(b"\0\1")
-    (tmp_path / "latin.txt").write_bytes("é!".encode("latin-1"))
-    (tmp_path / ".secret").write_text("s")
-    (tmp_path / "folder").mkdir()
-    assert matching_paths("", tmp_path) == ["alpha.txt", "Beta.txt", "folder/"]
-    assert matching_paths("b", tmp_path) == ["Beta.txt"]
-    assert matching_paths(".", tmp_path) == [".secret"]
-    assert matching_paths(f"{tmp_path}/al") == [f"{tmp_path}/alpha.txt"]
-    assert matching_paths("nowhere/x", tmp_path) == []
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "Beta.txt").write_text("b")
+    (here / "alpha.txt").write_text("a")
+    (here / "data.bin").write_bytes(b"\0\1")
+    (here / "latin.txt").write_bytes("é!".encode("latin-1"))
+    (here / ".secret").write_text("s")
+    (here / "folder").mkdir()
+    assert matching_paths("", here) == ["alpha.txt", "Beta.txt", "folder/"]
+    assert matching_paths("b", here) == ["Beta.txt"]
+    assert matching_paths(".", here) == [".secret"]
+    assert matching_paths(f"{here}/al") == [f"{here}/alpha.txt"]
+    assert matching_paths("nowhere/x", here) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_mlx.app.markdown.rows import markdown_rows, parse_markdown
-from gptoss_mlx.app.markdown.sections import Section, SectionCutter, cut_sections
+from gptoss_mlx.app.markdown.sections import CODE_CHARACTERS, Section, SectionCutter, cut_sections
 
 LINES = st.sampled_from(
     [
@@ -97,3 +97,16 @@ def test_a_text_with_a_link_definition_is_one_section() -> None:
 
 def test_short_blocks_share_a_section() -> None:
     assert len(cut_sections("One.\n\nTwo.\n\nThree.\n")) == 1
+
+
+def test_what_is_rendered_anew_stays_short_however_long_the_text_is() -> None:
+    paragraphs = "A paragraph of some words that goes on for a while.\n\n" * 600
+    items = "".join(f"{n}. item with some words\n" for n in range(1, 900))
+    code = "```python\n" + "def f(x):\n    return x\n" * 900 + "```\n"
+    for text in (paragraphs, items, code, code + items + paragraphs):
+        cutter = SectionCutter(code_characters=CODE_CHARACTERS)
+        longest = 0
+        for begin in range(0, len(text), 50):
+            cutter.feed(text[begin : begin + 50])
+            longest = max(longest, len(cutter.rest))
+        assert longest < 2 * CODE_CHARACTERS + 100

@@ -9,6 +9,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -110,6 +112,57 @@ def test_a_change_made_in_memory_is_saved_when_the_store_is_closed(path: Path):
     with Store(path) as store:
         assert store.get(old).title == "renamed"
         assert [summary.title for summary in store.list(deleted=True)] == ["new"]
+
+
+def test_a_long_chat_in_memory_and_many_short_ones_find_room_for_their_turns(path: Path):
+    with Store(path) as store:
+        conversation = say(store, "before")
+        with full_disk(1000):
+            for number in range(150):
+                say(store, f"{number}", conversation)
+        for number in range(10):
+            with full_disk(1000):
+                say(store, f"short {number}", conversation)
+            assert store.retry()
+    with Store(path) as store:
+        assert len(texts(store, conversation)) == 2 * (1 + 150 + 10)
+
+
+def test_threads_that_write_while_the_disk_fills_up_and_empties_lose_nothing(path: Path):
+    said: dict[int, list[int]] = {}
+    errors: list[BaseException] = []
+    end = time.monotonic() + 1.5
+
+    def work(name: int) -> None:
+        try:
+            conversation = store.create(date="2026-01-31").id
+            turns: list[Turn] = []
+            while time.monotonic() < end:
+                parent = turns[-1].id if turns else None
+                turns.append(store.add_turn(conversation, Turn(0, parent, "user", text=f"{name} {len(turns)}")))
+                store.save_turn(dataclasses.replace(turns[-1], error="saved"))
+                assert len(store.path(conversation, turns[-1].id)) == len(turns)
+            said[conversation] = [turn.id for turn in turns]
+        except BaseException as error:
+            errors.append(error)
+
+    with Store(path) as store:
+        threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
+        for thread in threads:
+            thread.start()
+        while time.monotonic() < end:
+            with full_disk(1000):
+                time.sleep(0.05)
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert is_sound(path)
+    with Store(path) as store:
+        for conversation, turns in said.items():
+            kept = store.path(conversation, store.get(conversation).leaf)
+            assert [turn.id for turn in kept] == turns
+            assert {turn.error for turn in kept} == {"saved"}
 
 
 def test_an_answer_that_runs_when_the_disk_fills_up_is_kept(path: Path):
@@ -361,6 +414,17 @@ def test_when_the_file_is_deleted_while_it_is_open_the_chat_that_goes_on_is_kept
         assert [summary.id for summary in store.list()] == [conversation]
         # The other one's number is not given again while an app may still show it.
         assert say(store, "next") != other
+
+
+def test_a_store_that_is_closed_without_a_place_to_write_can_be_closed_again(tmp_path: Path):
+    (tmp_path / "home").write_text("a file, no folder")
+    store = Store(tmp_path / "home" / "chats.sqlite3")
+    say(store, "lost")
+    assert store.unsaved == 2
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="was closed"):
+        store.list()
 
 
 def test_a_store_that_was_closed_says_so(path: Path):

@@ -85,6 +85,7 @@ def test_a_conversation_of_500_turns_opens_in_less_than_50_ms(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_hundred_thousand_turns_are_listed_and_searched_at_once(tmp_path: Path):
     path = tmp_path / "chats.sqlite3"
     fill(path, 10_000, 5, words=120, tokens=100)
