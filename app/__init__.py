@@ -3,12 +3,18 @@
 How it is put together:
 
     app.py            GptossApp: owns store, preferences and session; opens screens; keys that hold everywhere
+    actions.py        what keys, palette and footer do in the chat, by name; screen_actions.py: what opens a screen
     app.tcss          all style
+    messages.py       what the parts tell one another
     conversation.py   what a conversation is: a tree of turns, pure data
-    store.py          conversations on disk: SQLite, one file, full-text search
+    store/            conversations on disk: SQLite, one file, full-text search
     preferences.py    what the user set: a documented TOML file
+    place.py          where the reader was: conversation, scroll, drafts
     session.py        the model that is loaded, loading, or failed; loads on a thread of its own
-    answering.py      one answer under way: events of the stream to widgets and store
+    open_chat.py      the conversation on the screen: its path, and the ways to change it
+    conversing.py     what a person does to it: send, edit, take back, answer again, go on, change branches
+    answer_queue.py   which answer is under way and which messages wait for theirs
+    answering.py      one answer under way: events of the stream to its widget and to the store
     screens/          one screen a file: chat, conversations, models, settings, help
     widgets/          one widget a file: user message, reasoning, tool call, answer, composer, status line, ...
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from textual.message import Message as Note
 
 from gptoss_mlx.app.answer_options import begin_answer, settle
-from gptoss_mlx.app.conversation import Turn
+from gptoss_mlx.app.conversation import Conversation, Turn
+from gptoss_mlx.app.messages import SaveFailed
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
+from gptoss_mlx.errors import GptOssError
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.answering import Answering
@@ -108,16 +110,13 @@ class AnswerQueue:
         if self.running is not None or not self._requests or self._session.state != "ready" or model is None:
             return
         request = self._requests.pop(0)
-        conversation = self._store.get(request.conversation)
-        path = self._store.path(request.conversation, request.turn)
-        if request.goes_on:
-            turn = replace(path[-1], state="running", error=None)
-            self._store.save_turn(turn)
-        else:
-            turn = self._store.add_turn(
-                request.conversation,
-                Turn(0, request.turn, "assistant", state="running", created=time.time(), model=model.name),
-            )
+        try:
+            conversation, path, turn = self._prepare(request, model.name)
+        except GptOssError as error:
+            # It may have been deleted meanwhile.
+            self._audience.answer_note(request.conversation, SaveFailed(str(error)))
+            self.pump()
+            return
         settings = settle(conversation.settings, self._audience.preferences, self._session.name)
         # The first paint is without it.
         from gptoss_mlx.app.answering import Answering
@@ -135,8 +134,20 @@ class AnswerQueue:
                 lambda: begin_answer(model, path, settings, date=conversation.date, goes_on=request.goes_on)
             )
             self.running = None
-            answering.ended.set()
             await self._audience.answer_ended(answering)
+            answering.ended.set()
             self.pump()
 
         self._audience.spawn(answer())
+
+    def _prepare(self, request: Request, model: str) -> tuple[Conversation, list[Turn], Turn]:
+        """The conversation, the path up to what is asked for, and the answer's turn, in the store from now on."""
+        conversation = self._store.get(request.conversation)
+        path = self._store.path(request.conversation, request.turn)
+        if request.goes_on:
+            turn = replace(path[-1], state="running", error=None)
+            self._store.save_turn(turn)
+        else:
+            new = Turn(0, request.turn, "assistant", state="running", created=time.time(), model=model)
+            turn = self._store.add_turn(request.conversation, new)
+        return conversation, path, turn

@@ -37,9 +37,6 @@ class AnswerView(Protocol):
     async def feed(self, event: Event) -> None:
         """Takes what came; comes back at once."""
 
-    async def finish(self, turn: Turn) -> None:
-        """Shows how it ended, and the exact text."""
-
 
 @dataclass(frozen=True, slots=True)
 class Begun:
@@ -89,8 +86,6 @@ class Answering:
         missed, self._missed, self.view = self._missed, [], view
         for event in missed:
             await view.feed(event)
-        if self.turn.state != "running":
-            await view.finish(self.turn)
 
     def detach(self) -> None:
         """Nobody shows it; it goes on."""
@@ -125,8 +120,6 @@ class Answering:
             self._over.set()
         await keeper
         await self._write()
-        if self.view is not None:
-            await self.view.finish(self.turn)
         return self.turn
 
     async def _follow(self, begun: Begun) -> None:
@@ -134,9 +127,11 @@ class Answering:
             self._partial.take(event)
             if isinstance(event, Done):
                 reply = event.reply
-                warnings = [warning.to_dict() for warning in reply.warnings]
+                # An answer that was cut anywhere is broken off there: that is no fault of the model.
+                whole = reply.finish_reason in ("stop", "tool_calls")
+                warnings = [warning.to_dict() for warning in reply.warnings] if whole else []
                 self._end(
-                    "complete" if reply.finish_reason in ("stop", "tool_calls") else "stopped",
+                    "complete" if whole else "stopped",
                     messages=tuple(begun.chat.turns[begun.said :]),
                     finish_reason=reply.finish_reason,
                     stats={**reply.stats.to_dict(), **({"warnings": warnings} if warnings else {})},

@@ -15,6 +15,7 @@ from gptoss_mlx.app.conversation import Attachment, ChatSettings, Turn
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.errors import GptOssError, UsageError
+from gptoss_mlx.harmony import Message
 
 if TYPE_CHECKING:
     from gptoss_mlx.harmony import Message
@@ -26,17 +27,20 @@ class Stage(Protocol):
     @property
     def draft(self) -> str:
         """What stands in the composer."""
+        ...
 
     def set_draft(self, text: str) -> None:
         """Puts the text into the composer, in place of what stood there."""
 
     @property
     def selected(self) -> Turn | None:
-        """The turn that the reader is at; None while he writes."""
+        """The turn that the reader is at; None while a message is written."""
+        ...
 
     @property
     def settings(self) -> ChatSettings:
         """Those that hold, settled with the preferences."""
+        ...
 
     async def show_all(self) -> None:
         """Shows another conversation."""
@@ -71,24 +75,27 @@ class Conversing:
         if not text.strip():
             return
         async with self._doing:
-            edited = self.editing
             try:
-                self._refuse_elsewhere()
                 message, attachments = await asyncio.to_thread(self._read, text)
-                parent = self._chat.leaf if edited is None else edited.parent
-                await self._check_fit(Turn(0, parent, "user", (message,)))
+                await self._say(text, message, attachments)
             except (GptOssError, OSError) as error:
                 self._give_back(text)
                 self._stage.tell(str(error))
-                return
-            if edited is not None:
-                await self._go_back(edited.parent)
-                self.editing = None
-                if not self._stage.draft:
-                    self._stage.set_draft(self._set_aside)
-            turn = self._chat.say(text, message, attachments)
-            await self._stage.show_below(turn.parent)
-            self._ask(turn)
+
+    async def _say(self, text: str, message: Message, attachments: Sequence[Attachment]) -> None:
+        edited = self.editing
+        parent = self._chat.leaf if edited is None else edited.parent
+        self._refuse_elsewhere()
+        await self._check_fit(Turn(0, parent, "user", (message,)))
+        if edited is not None:
+            await self._go_back(parent)
+        turn = self._chat.say(text, message, attachments)
+        if edited is not None:
+            self.editing = None
+            if not self._stage.draft:
+                self._stage.set_draft(self._set_aside)
+        await self._stage.show_below(turn.parent)
+        self._ask(turn)
 
     async def edit(self, at: Turn | None) -> None:
         """Puts the message at `at` (or the last) into the composer. Nothing changes before it is sent."""

@@ -9,12 +9,12 @@ from gptoss_mlx.app.session import ModelSession
 def notice_text(chat: OpenChat, editing: Turn | None, answers: AnswerQueue, session: ModelSession) -> str:
     """One sentence or two; empty when there is nothing to say."""
     if editing is not None:
-        return "Editing an earlier message: Enter sends it as another branch, Esc leaves all as it is."
+        return "Editing an earlier message: Enter sends it as a branch, Esc leaves it."
     if chat.id is not None and answers.waiting(chat.id) is not None:
         return f"Your message waits: {_waits_for(answers, session)}. Esc lets it go unanswered."
     last = chat.path[-1] if chat.path else None
     if last is not None and last.role == "user" and answers.under_way(chat.id) is None:
-        return "The last message has no answer yet: answer again (r) gets one, undo takes it back."
+        return "The last message has no answer yet: Tab and r get one."
     if session.state == "failed":
         return f"{session.name} is not loaded: {session.error}"
     return ""

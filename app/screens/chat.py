@@ -34,6 +34,7 @@ from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.answering import Answering
+    from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 
 
 class ChatScreen(ReportingScreen):
@@ -125,6 +126,8 @@ class ChatScreen(ReportingScreen):
             await self.transcript.show(self._snapshot(self.chat.path), self.chat.siblings())
             await self._attach_view()
         self.post_message(SettingsChanged())
+        if (running := self._answers.under_way(self.chat.id)) is not None:
+            self.post_message(TurnStarted(running.turn))
         self.count_context()
 
     async def show_below(self, turn: int | None) -> None:
@@ -179,6 +182,8 @@ class ChatScreen(ReportingScreen):
         async with self._showing:
             if answering.conversation == self.chat.id:
                 self.chat.put(answering.turn)
+                if (view := self._answer_view(answering.turn.id)) is not None and view.running:
+                    await view.finish(answering.turn)
                 await self.transcript.update_turn(answering.turn)
                 self.post_message(TurnFinished(answering.turn))
         self.show_notice()
@@ -204,13 +209,16 @@ class ChatScreen(ReportingScreen):
         return [running.snapshot() if running is not None and turn.id == running.turn.id else turn for turn in turns]
 
     async def _attach_view(self) -> None:
+        running = self._answers.under_way(self.chat.id)
+        if running is not None and (view := self._answer_view(running.turn.id)) is not None:
+            await running.attach(view)
+
+    def _answer_view(self, turn: int) -> "AnswerTurn | None":
         # What shows an answer (Markdown, colours for code) is imported with the first one.
         from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 
-        running = self._answers.under_way(self.chat.id)
-        view = None if running is None else self.transcript.view(running.turn.id)
-        if running is not None and isinstance(view, AnswerTurn):
-            await running.attach(view)
+        view = self.transcript.view(turn)
+        return view if isinstance(view, AnswerTurn) else None
 
     # What is below the conversation
 
@@ -263,7 +271,7 @@ class ChatScreen(ReportingScreen):
         """Shows the first conversation, where the reader left it."""
         spot = self._place.spot(self.chat.id)
         await self.conversing.begin(spot.editing)
-        self._scroll_to(spot)
+        self._scroll_back(spot)
         self.arrived = True
 
     async def go_to(self, conversation: int | None) -> None:
@@ -272,9 +280,9 @@ class ChatScreen(ReportingScreen):
         spot = self._place.spot(conversation)
         await self.conversing.open(conversation, spot.draft, spot.editing)
         self._place.leave(conversation, spot)
-        self._scroll_to(spot)
+        self._scroll_back(spot)
 
-    def _scroll_to(self, spot: Spot) -> None:
+    def _scroll_back(self, spot: Spot) -> None:
         if spot.lines_below:
             transcript = self.transcript
             self.call_after_refresh(

@@ -59,6 +59,7 @@ class ReportingScreen(Screen[None]):
         self.statistics.display = shown
         if shown:
             self.query_one("#beside").set_class(self.size.width >= WIDE_COLUMNS, "-wide")
+            self.run_worker(self.statistics.furnish(), group="statistics")
 
     def on_resize(self) -> None:
         self.show_statistics(self.statistics.display)

@@ -1,8 +1,8 @@
 """AnswerTurn: all that the model says in one turn: reasoning, tool calls, text, in the order of the stream.
 
 Events come as fast as they like: `feed` only takes them in. A task of this widget shows what has gathered, at most
-`UPDATES_PER_SECOND` times a second, and rests as long as showing took: keys are answered in between however long the
-answer is. Text of one message that came meanwhile is shown in one go.
+`UPDATES_PER_SECOND` times a second, and rests twice as long as showing took: keys are answered in between however long
+the answer is. Text of one message that came meanwhile is shown in one go.
 """
 
 import asyncio

@@ -3,9 +3,11 @@
 Keys and words come from the table of commands. A click on one does what the key does.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from textual.content import Content
+from textual.events import Click
 from textual.reactive import reactive
 from textual.widget import Widget
 
@@ -25,21 +27,27 @@ class KeyLine(Widget):
     def render(self) -> Content:
         return render_keys(self.moment, self.content_size.width)
 
+    async def on_click(self, event: Click) -> None:
+        """Does what the key under the pointer does."""
+        position = event.get_content_offset_capture(self).x
+        for start, hint, command in _hints(self.moment, self.content_size.width):
+            if command.action and start <= position < start + hint.cell_length:
+                await self.app.run_action(command.name)
+
 
 def render_keys(moment: Moment, width: int) -> Content:
     """The hints of a moment, from the first, while they fit into `width` cells."""
-    line = Content("")
+    return Content(GAP).join(hint for _, hint, _ in _hints(moment, width))
+
+
+def _hints(moment: Moment, width: int) -> Iterator[tuple[int, Content, Command]]:
+    """Where each hint begins, what it says, and which command it is of."""
+    start = 0
     for name in HINTS[moment]:
-        hint = _hint(BY_NAME[name])
-        longer = Content.assemble(line, GAP, hint) if line.plain else hint
-        if longer.cell_length > width:
-            break
-        line = longer
-    return line
-
-
-def _hint(command: Command) -> Content:
-    # Two keys for two directions of one thing.
-    keys = _PAIRS.get(command.name) or key_label(command.keys[0])
-    hint = Content.assemble((keys, "$footer-key-foreground bold"), (f" {command.hint}", "$foreground-muted"))
-    return hint.stylize(f"@click=app.{command.name}") if command.action else hint
+        command = BY_NAME[name]
+        keys = _PAIRS.get(name) or key_label(command.keys[0])
+        hint = Content.assemble((keys, "$footer-key-foreground bold"), (f" {command.hint}", "$foreground-muted"))
+        if start + hint.cell_length > width:
+            return
+        yield start, hint, command
+        start += hint.cell_length + len(GAP)

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from gptoss_mlx.app.conversation import Turn
+from gptoss_mlx.app.widgets.status_line import shown_memory
 
 SAMPLES: Final = 600
 """Speeds that the curve is drawn of, at most; older ones go."""
@@ -31,8 +32,8 @@ class StatisticsPanel(Vertical):
         self._turn: Turn | None = None
         self._tokens = 0
 
-    async def on_show(self) -> None:
-        # What it consists of is imported when somebody wants to see it.
+    async def furnish(self) -> None:
+        """Gives it what it consists of, which is imported when somebody wants to see it."""
         if not self.children:
             from textual.widgets import Sparkline
 
@@ -91,7 +92,7 @@ def figures(turn: Turn) -> list[Row]:
     stats: Mapping[str, Any] = turn.stats
     prompt, cached = int(stats["prompt_tokens"]), int(stats["cached_tokens"])
     rows = [("prompt", f"{prompt:,} tokens")]
-    rows.append(("from the cache", f"{cached:,}, {cached * 100 // prompt if prompt else 0} %"))
+    rows.append(("from the cache", f"{cached:,} tokens, {cached * 100 // prompt} %" if cached else "none"))
     rows.append(("prompt read in", f"{stats['prompt_seconds']:.2f} s, {stats['prompt_tps']:,.0f} tok/s"))
     rows.append(("first token after", f"{stats['ttft_seconds']:.2f} s"))
     thought = "" if turn.reasoning_seconds is None else f", {turn.reasoning_seconds:.1f} s"
@@ -101,7 +102,7 @@ def figures(turn: Turn) -> list[Row]:
     rows.append(("written in", f"{stats['generation_seconds']:.2f} s"))
     rows.append(("speed", f"{stats['generation_tps']:.1f} tok/s"))
     if stats["peak_memory_bytes"]:
-        rows.append(("memory at most", f"{stats['peak_memory_bytes'] / (1 << 30):.2f} GiB"))
+        rows.append(("memory at most", shown_memory(int(stats["peak_memory_bytes"]))))
     rows.append(("ended by", _ended(turn)))
     if turn.model:
         rows.append(("model", turn.model))

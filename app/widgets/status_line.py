@@ -82,7 +82,7 @@ def _line(status: Status, without: frozenset[str], width: int) -> Content:
         left.append(_context(status, without))
     right = _activity(status, without)
     if (status.memory_bytes or 0) >= 1 << 20 and "memory" not in without:
-        right.append(_muted(_memory(status.memory_bytes or 0)))
+        right.append(_muted(shown_memory(status.memory_bytes or 0)))
     gap = _muted("  ·  ")
     start, end = gap.join(left), gap.join(right)
     space = max(width - start.cell_length - end.cell_length, 2 if right else 0)
@@ -158,7 +158,8 @@ def _duration(seconds: float) -> str:
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"
 
 
-def _memory(number: int) -> str:
+def shown_memory(number: int) -> str:
+    """Bytes of memory for people, in powers of 1024."""
     return f"{number / (1 << 30):.1f} GiB" if number >= 1 << 30 else f"{number / (1 << 20):.0f} MiB"
 
 

@@ -73,9 +73,9 @@ class AtTerminal:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def seconds_without_core(self) -> float:
-        """How long the process's main thread was ready to run while all cores were taken by others."""
-        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+    def computed_seconds(self) -> float:
+        """What the process's main thread has computed."""
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/schedstat").read_text().split()[0]) / 1e9
 
     def kill(self) -> None:
         """kill -9."""

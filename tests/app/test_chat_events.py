@@ -1,13 +1,16 @@
 """What happens to a conversation: models that load, fail and change, long prompts, leaving, coming back."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.place import Place, Spot
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.errors import ModelNotFound
+from gptoss_mlx.harmony import Message
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.app.driving import Desk, drive
 from tests.app.scripted_engine import ScriptedLoad, final, thought
@@ -313,3 +316,46 @@ def test_the_place_survives_damage_and_other_apps(home: Path):
     assert again.spot(2).draft == "another"
     assert again.conversation == 2
     assert [file.name for file in home.iterdir()] == ["place.json"]
+
+
+def test_an_answer_of_another_window_is_followed_and_not_disturbed(home: Path, tokenizer: Tokenizer):
+    with Store(home / "chats.sqlite3") as other:
+        conversation = other.create(date="2026-01-31")
+        question = other.add_turn(conversation.id, Turn(0, None, "user", (Message.user("hi"),), text="hi"))
+        running = other.add_turn(
+            conversation.id, Turn(0, question.id, "assistant", (Message.assistant("so far"),), state="running")
+        )
+
+        async def work(desk: Desk) -> None:
+            desk.app.open_conversation(conversation.id)
+            await desk.until_shown("so far")
+            await desk.say("me too")
+            await desk.until_shown("another window of gptoss answers")
+            assert desk.draft == "me too"
+            other.save_turn(replace(running, messages=(Message.assistant("so far and further"),)))
+            await desk.until_shown("so far and further")
+            other.save_turn(replace(running, messages=(Message.assistant("all of it"),), state="complete"))
+            await desk.until_shown("all of it")
+            await desk.press("enter")
+            await desk.until(lambda: desk.idle and said(desk) == ["hi", "all of it", "me too", "mine"])
+
+        drive(home, ScriptedLoad(tokenizer, final("mine")), work)
+
+
+def test_a_conversation_deleted_while_its_message_waits_is_let_go(home: Path, tokenizer: Tokenizer):
+    load = ScriptedLoad(tokenizer, final("answered"))
+    load.allowed.clear()
+
+    async def work(desk: Desk) -> None:
+        await desk.say("early")
+        await desk.until_shown("Your message waits")
+        waiting = desk.app.chat.chat.id
+        assert waiting is not None
+        desk.app.action_new_chat()
+        await desk.until(lambda: desk.path == [])
+        desk.app.store.delete(waiting)
+        load.allowed.set()
+        await desk.until(lambda: desk.app.session.state == "ready")
+        assert (await desk.ask("another")).answer == "answered"
+
+    drive(home, load, work)

@@ -59,7 +59,7 @@ def test_a_conversation_of_500_turns_opens_within_a_second_and_scrolls(home: Pat
 
 
 def test_a_reasoning_of_5000_tokens_folds_and_is_kept_whole(home: Path, pocket_tokenizer: Tokenizer):
-    reasoning = "".join(f"Step {number}: look at [b]it[/b] again.\n" for number in range(600))
+    reasoning = "".join(f"Step {number}: look at [b]it[/b] again.\n" for number in range(250))
     load = ScriptedLoad(pocket_tokenizer, thought(reasoning, "Done."), context_limit=32_000, tokens_per_second=4000)
     assert len(pocket_tokenizer.encode(reasoning)) >= 5000
 

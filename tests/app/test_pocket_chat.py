@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gptoss_mlx import load
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.store import Store
 from tests.app.driving import Desk, drive

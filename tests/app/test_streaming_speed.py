@@ -2,10 +2,12 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.app import PAINTS_PER_SECOND
 from gptoss_mlx.app.store import Store
 from tests.app.at_terminal import AtTerminal
 from tests.app.scripted_engine import final
@@ -34,11 +36,21 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def stream_and_type(home: Path, answer: str, seconds: float, every: float) -> tuple[list[float], list[int]]:
-    """Types unlike letters while the answer comes.
+@dataclass(frozen=True)
+class Key:
+    """One key, typed while the answer came."""
 
-    Gives the seconds from each key to its paint, those without a core left out, and the process's memory at each.
-    """
+    latency: float
+    """Seconds until it was painted."""
+    needed: float
+    """Seconds that it would have taken with a core free at any time: what the app computed until then, and the longest
+    that it rests before it paints."""
+    memory: int
+    """Of the process, in bytes."""
+
+
+def stream_and_type(home: Path, answer: str, seconds: float, every: float) -> list[Key]:
+    """Types unlike letters while the answer comes."""
     (home / "script.txt").write_text(final(answer))
     app = AtTerminal(home, "-m", "tests.app.scripted_app", str(home), str(TOKENS_PER_SECOND), str(home / "script.txt"))
     try:
@@ -47,8 +59,7 @@ def stream_and_type(home: Path, answer: str, seconds: float, every: float) -> tu
         app.wait_for("go")
         app.type("\r")
         app.wait_for("router")
-        latencies: list[float] = []
-        memory: list[int] = []
+        keys: list[Key] = []
         end = time.perf_counter() + seconds
         letter = 0x4E00
         while time.perf_counter() < end:
@@ -56,12 +67,11 @@ def stream_and_type(home: Path, answer: str, seconds: float, every: float) -> tu
             # One that is nowhere else on the screen.
             key = chr(letter)
             letter += 1
-            waited = app.seconds_without_core()
+            computed = app.computed_seconds()
             typed = app.type(key)
             latency = app.wait_for(key, 5, typed) - typed
-            # What else runs on the machine is not what is measured.
-            latencies.append(latency - (app.seconds_without_core() - waited))
-            memory.append(app.resident_bytes())
+            computed = app.computed_seconds() - computed
+            keys.append(Key(latency, min(latency, computed + 2 / int(PAINTS_PER_SECOND)), app.resident_bytes()))
             if letter % 16 == 0:
                 app.type("\x15")
             time.sleep(every)
@@ -71,7 +81,7 @@ def stream_and_type(home: Path, answer: str, seconds: float, every: float) -> tu
     finally:
         if app.process.poll() is None:
             app.kill()
-    return latencies, memory
+    return keys
 
 
 def wait_until_saved(home: Path, seconds: float = 60) -> None:
@@ -95,23 +105,36 @@ def check(home: Path, answer: str) -> None:
         assert turn.answer == answer
 
 
+needs_schedstat = pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="needs Linux's count of what a thread computed"
+)
+
+
+@needs_schedstat
 def test_keys_are_painted_at_once_while_text_streams(home: Path):
     answer = long_answer(5000)
-    latencies, _ = stream_and_type(home, answer, seconds=4, every=0.05)
+    keys = stream_and_type(home, answer, seconds=4, every=0.05)
     check(home, answer)
-    assert percentile(latencies, 0.5) < 0.05
+    # The slow test says more, on a machine that is left alone; this one has to hold on any.
+    assert percentile([key.needed for key in keys], 0.5) < 0.05
 
 
+@needs_schedstat
 @pytest.mark.slow
 def test_a_minute_at_300_tokens_a_second(home: Path):
     answer = long_answer(64_000)
-    latencies, memory = stream_and_type(home, answer, seconds=60, every=0.1)
+    keys = stream_and_type(home, answer, seconds=60, every=0.1)
     check(home, answer)
+    needed, latencies = [key.needed for key in keys], [key.latency for key in keys]
+    third = len(keys) // 3
     print(
-        f"\n{len(latencies)} keys: median {percentile(latencies, 0.5) * 1e3:.1f} ms, "
-        f"p95 {percentile(latencies, 0.95) * 1e3:.1f} ms, most {max(latencies) * 1e3:.1f} ms; "
-        f"memory {memory[0] >> 20} MiB at first, {memory[len(memory) // 3] >> 20} after 20 s, {memory[-1] >> 20} last",
+        f"\n{len(keys)} keys: median {percentile(latencies, 0.5) * 1e3:.1f} ms, "
+        f"p95 {percentile(latencies, 0.95) * 1e3:.1f} ms; with a core free: median {percentile(needed, 0.5) * 1e3:.1f} "
+        f"ms, p95 {percentile(needed, 0.95) * 1e3:.1f} ms; memory {keys[0].memory >> 20} MiB, "
+        f"{keys[third].memory >> 20} after 20 s, {keys[-1].memory >> 20} at last",
         file=sys.stderr,
     )
-    assert percentile(latencies, 0.95) < 0.05
-    assert memory[-1] - memory[len(memory) // 3] < 32 << 20
+    # At the end of the minute as at its beginning.
+    for part in (needed[:third], needed[third : 2 * third], needed[2 * third :]):
+        assert percentile(part, 0.95) < 0.05
+    assert keys[-1].memory - keys[third].memory < 32 << 20

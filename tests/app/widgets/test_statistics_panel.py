@@ -35,24 +35,26 @@ def run(work: Callable[[StatisticsPanel], Awaitable[None]]) -> None:
     async def held() -> None:
         app = Small()
         async with app.run_test(size=(40, 20)):
-            await work(app.query_one(StatisticsPanel))
+            panel = app.query_one(StatisticsPanel)
+            await panel.furnish()
+            await work(panel)
 
     asyncio.run(held())
 
 
 def test_the_figures_are_those_of_the_answer() -> None:
     rows = dict(figures(TURN))
-    assert rows["from the cache"] == "900, 75 %"
+    assert rows["from the cache"] == "900 tokens, 75 %"
     assert rows["prompt read in"] == "0.30 s, 1,000 tok/s"
     assert rows["reasoning"] == "341 tokens, 6.2 s"
     assert rows["answer"] == "120 tokens"
     assert rows["speed"] == "46.9 tok/s"
-    assert rows["memory at most"] == "1.50 GiB"
+    assert rows["memory at most"] == "1.5 GiB"
     assert rows["ended by"] == "the model"
 
 
 def test_an_empty_answer_has_figures_too() -> None:
-    assert dict(figures(replace(TURN, stats=Stats().to_dict())))["from the cache"] == "0, 0 %"
+    assert dict(figures(replace(TURN, stats=Stats().to_dict())))["from the cache"] == "none"
 
 
 @pytest.mark.parametrize("width", [48, 60, 80, 219])
