@@ -102,7 +102,7 @@ def _fit_sentences(fit: "Fit") -> tuple[str, str]:
 
 
 def _gigabytes(number: int) -> str:
-    from gptoss_mlx.convert.fit import gigabytes
+    from gptoss_mlx.memory import gigabytes
 
     return gigabytes(number)
 

@@ -135,7 +135,7 @@ class ModelsScreen(ModalScreen[str | None]):
         if entry.name == self._download.model and self._download.state == "running":
             self._say(f"{entry.title} is being downloaded; stop that first (s)")
             return
-        from gptoss_mlx.convert.fit import gigabytes
+        from gptoss_mlx.memory import gigabytes
         from gptoss_mlx.models import find_removable, remove_model
 
         try:
