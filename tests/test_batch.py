@@ -226,10 +226,11 @@ def test_reading_what_is_common_stops_between_two_chunks(model: Model) -> None:
 def test_a_fork_goes_its_own_way(model: Model) -> None:
     first = model.make_cache()
     mx.eval(model(mx.array([tokens_of(1, 50)]), first))
-    second = first.fork()
+    second, (place,) = first.fork([first.snapshot()])
     one = np.array(model(mx.array([tokens_of(2, 30)]), first)[0])
     two = np.array(model(mx.array([tokens_of(3, 30)]), second)[0])
     for seed, found in ((2, one), (3, two)):
         cold = np.array(model(mx.array([[*tokens_of(1, 50), *tokens_of(seed, 30)]]))[0, 50:])
         assert relative_errors(found, cold).max() < 1e-5
     assert not second.can_restore(first.snapshot())
+    assert second.can_restore(place)
