@@ -20,7 +20,7 @@ from textual.message import Message as Note
 from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.commands import app_bindings
 from gptoss_mlx.app.conversation import ChatSettings
-from gptoss_mlx.app.first_model import first_model
+from gptoss_mlx.app.first_model import POCKET, first_model
 from gptoss_mlx.app.messages import DownloadChanged, SaveFailed, SessionChanged
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.place import Place
@@ -161,6 +161,8 @@ class GptossApp(ScreenActions):
             gc.enable()
         self.session.open(self._first_model, self._first_context)
         await self.chat.arrive()
+        if self._first_model == POCKET and self.preferences.model is None and self.store.latest() is None:
+            self.run_worker(self.offer_model(), exit_on_error=False)
         typed, self._typed_early = self._typed_early or [], None
         for event in typed:
             self.post_message(event)

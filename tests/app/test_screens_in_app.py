@@ -7,7 +7,9 @@ import pytest
 from textual.events import Key
 from textual.widgets import Input, OptionList
 
+from gptoss_mlx.app import model_entries
 from gptoss_mlx.app.app import GptossApp
+from gptoss_mlx.app.model_entries import ModelEntry
 from gptoss_mlx.app.preferences import Preferences, load_preferences
 from gptoss_mlx.app.screens.conversations import ConversationsScreen
 from gptoss_mlx.app.screens.help import HelpScreen
@@ -281,3 +283,32 @@ def test_what_is_typed_before_there_is_a_composer_is_not_lost(home: Path, tokeni
         app.store.close()
 
     asyncio.run(held())
+
+
+@pytest.mark.parametrize(("here", "offered"), [([], True), (["gpt-oss-120b"], False)])
+def test_at_first_the_pocket_model_is_on_and_openais_is_offered(
+    home: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, here: list[str], offered: bool
+) -> None:
+    entries = [
+        *(ModelEntry("here", name, name, ()) for name in ("pocket", *here)),
+        ModelEntry("published", "20b", "gpt-oss-20b", ("13.8 GB to get", "fits this Mac")),
+    ]
+    looked = []
+
+    def list_entries() -> list[ModelEntry]:
+        looked.append(True)
+        return entries
+
+    said: list[str] = []
+    monkeypatch.setattr(model_entries, "list_entries", list_entries)
+    monkeypatch.setattr(GptossApp, "notify", lambda _, message, **__: said.append(message))
+
+    async def work(desk: Desk) -> None:
+        assert desk.app.session.name == "pocket"
+        await desk.until(lambda: looked)
+        await desk.until(lambda: bool(said) is offered)
+        await desk.pilot.pause(0.1)
+        expected = "The pocket model is on, a toy. F4 gets gpt-oss-20b: 13.8 GB to get, fits this Mac"
+        assert said == ([expected] if offered else [])
+
+    drive(home, ScriptedLoad(tokenizer), work, model=None)
