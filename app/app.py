@@ -30,7 +30,7 @@ from gptoss_mlx.app.screen_actions import ScreenActions
 from gptoss_mlx.app.screens.chat import ChatScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
-from gptoss_mlx.app.themes import wear
+from gptoss_mlx.app.themes import colourless, wear
 from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class GptossApp(ScreenActions):
         conversation to go on with (default: the one that was on the screen last). `settings` go over the preferences
         while the app runs, `defaults` are further options of every answer, `date` is what models are told in new
         conversations. The rest is for tests."""
-        super().__init__()
+        super().__init__(ansi_color=colourless())
         self.store = Store() if store is None else store
         """Where the conversations are."""
         self.preferences = load_preferences() if preferences is None else preferences

@@ -161,7 +161,8 @@ class ScreenActions(ChatActions):
 
     def choose_theme(self, name: str) -> None:
         """Shows the theme and remembers it."""
-        self.theme = chosen_theme(name)
+        if not self.no_color:
+            self.theme = chosen_theme(name)
         self.remember(theme=name)
 
     def remember(self, **values: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from rich.style import Style
 from textual.events import Key
 from textual.widgets import Input, OptionList
 
@@ -312,3 +313,35 @@ def test_at_first_the_pocket_model_is_on_and_openais_is_offered(
         assert said == ([expected] if offered else [])
 
     drive(home, ScriptedLoad(tokenizer), work, model=None)
+
+
+def test_where_no_colour_is_wanted_none_is_sent_and_cursors_are_underlined(
+    home: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def styles(desk: Desk) -> list[Style]:
+        strips = desk.app.screen._compositor.render_strips()
+        return [segment.style for strip in strips for segment in strip if segment.style is not None]
+
+    async def work(desk: Desk) -> None:
+        await desk.type("hello")
+        await desk.until_shown("hello")
+        for key in ("f4", "f5"):
+            await desk.until(lambda: any(style.underline for style in styles(desk)))
+            for style in styles(desk):
+                assert all(colour is None or colour.is_default for colour in (style.color, style.bgcolor))
+            await desk.press("escape", key)
+            await desk.until(lambda: desk.app.screen is not desk.app.chat)
+
+    drive(home, ScriptedLoad(tokenizer), work)
+
+
+def test_an_empty_no_color_is_no_wish(home: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+
+    async def work(desk: Desk) -> None:
+        assert desk.app.theme == DARK.name
+        assert not desk.app.no_color
+
+    drive(home, ScriptedLoad(tokenizer), work)
