@@ -20,7 +20,7 @@ from textual.message import Message as Note
 from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.commands import app_bindings
 from gptoss_mlx.app.conversation import ChatSettings
-from gptoss_mlx.app.first_model import first_model
+from gptoss_mlx.app.first_model import POCKET, first_model
 from gptoss_mlx.app.messages import DownloadChanged, SaveFailed, SessionChanged
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.place import Place
@@ -30,7 +30,7 @@ from gptoss_mlx.app.screen_actions import ScreenActions
 from gptoss_mlx.app.screens.chat import ChatScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
-from gptoss_mlx.app.themes import wear
+from gptoss_mlx.app.themes import colourless, wear
 from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class GptossApp(ScreenActions):
         conversation to go on with (default: the one that was on the screen last). `settings` go over the preferences
         while the app runs, `defaults` are further options of every answer, `date` is what models are told in new
         conversations. The rest is for tests."""
-        super().__init__()
+        super().__init__(ansi_color=colourless())
         self.store = Store() if store is None else store
         """Where the conversations are."""
         self.preferences = load_preferences() if preferences is None else preferences
@@ -161,6 +161,8 @@ class GptossApp(ScreenActions):
             gc.enable()
         self.session.open(self._first_model, self._first_context)
         await self.chat.arrive()
+        if self._first_model == POCKET and self.preferences.model is None and self.store.latest() is None:
+            self.run_worker(self.offer_model(), exit_on_error=False)
         typed, self._typed_early = self._typed_early or [], None
         for event in typed:
             self.post_message(event)

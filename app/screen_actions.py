@@ -1,5 +1,6 @@
 """Actions that open a screen and do what comes of it: conversations, models, settings, help; theme, export."""
 
+import asyncio
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,17 @@ class ScreenActions(ChatActions):
         loaded = self.session.name if model is None else model.name
         self.push_screen(ModelsScreen(loaded, self.download), self._model_chosen)
 
+    async def offer_model(self) -> None:
+        """Says, where nothing but the pocket model is here, which of OpenAI's fits, and how to get it."""
+        from gptoss_mlx.app.model_entries import list_entries
+
+        entries = await asyncio.to_thread(list_entries)
+        offered = next((entry for entry in entries if entry.kind == "published" and entry.fits), None)
+        if offered is not None and sum(entry.kind == "here" for entry in entries) == 1:
+            facts = ", ".join(offered.facts)
+            sentence = f"The pocket model is on, a toy. F4 gets {offered.title}: {facts}"
+            self.notify(sentence, title="Welcome", timeout=20, markup=False)
+
     def _model_chosen(self, name: str | None) -> None:
         if name is not None:
             self.session.open(name, self.preferences.context)
@@ -149,7 +161,8 @@ class ScreenActions(ChatActions):
 
     def choose_theme(self, name: str) -> None:
         """Shows the theme and remembers it."""
-        self.theme = chosen_theme(name)
+        if not self.no_color:
+            self.theme = chosen_theme(name)
         self.remember(theme=name)
 
     def remember(self, **values: Any) -> None:

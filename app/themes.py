@@ -92,11 +92,24 @@ OWN_THEMES: Final = (DARK, LIGHT)
 """What the app registers with Textual."""
 
 
+def colourless() -> bool | None:
+    """What an app is begun with as `ansi_color`: True where NO_COLOR asks for no colour, else None (the theme's).
+
+    With it, Textual sends no colour at all instead of shades of grey. An empty NO_COLOR asks for nothing
+    (https://no-color.org), and is taken away, since Textual would take it for a wish.
+    """
+    if os.environ.get("NO_COLOR"):
+        return True
+    os.environ.pop("NO_COLOR", None)
+    return None
+
+
 def wear(app: App[Any], preference: str) -> None:
     """Gives an app that has not begun yet our themes, and puts the preferred one on."""
     for theme in OWN_THEMES:
         app.register_theme(theme)
-    name = chosen_theme(preference)
+    # Without colours, cursors are to be reversed; in this theme they are.
+    name = "ansi-light" if app.no_color else chosen_theme(preference)
     if app.get_theme(name) not in OWN_THEMES:
         app.theme = name
         return

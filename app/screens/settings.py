@@ -95,7 +95,7 @@ class SettingsScreen(ModalScreen[SettingsChange | None]):
         # The list says what it shows when it is made, too.
         if event.select.id == "theme" and event.value != self._shown_theme:
             self._shown_theme = str(event.value)
-            self.app.theme = chosen_theme(str(event.value))
+            self._wear(self._shown_theme)
 
     def action_keep(self, default: bool) -> None:
         values = self._values()
@@ -109,8 +109,12 @@ class SettingsScreen(ModalScreen[SettingsChange | None]):
             Question("Leave without keeping what you changed?", yes="Leave", no="Stay")
         ):
             return
-        self.app.theme = chosen_theme(self._preferences.theme)
+        self._wear(self._preferences.theme)
         self.dismiss(None)
+
+    def _wear(self, preference: str) -> None:
+        if not self.app.no_color:
+            self.app.theme = chosen_theme(preference)
 
     def _values(self) -> dict[str, Any] | None:
         """What the form says; None, with a sentence and the cursor in the field, where it says nothing usable."""

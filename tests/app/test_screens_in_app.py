@@ -4,10 +4,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from rich.style import Style
 from textual.events import Key
 from textual.widgets import Input, OptionList
 
+from gptoss_mlx.app import model_entries
 from gptoss_mlx.app.app import GptossApp
+from gptoss_mlx.app.model_entries import ModelEntry
 from gptoss_mlx.app.preferences import Preferences, load_preferences
 from gptoss_mlx.app.screens.conversations import ConversationsScreen
 from gptoss_mlx.app.screens.help import HelpScreen
@@ -281,3 +284,64 @@ def test_what_is_typed_before_there_is_a_composer_is_not_lost(home: Path, tokeni
         app.store.close()
 
     asyncio.run(held())
+
+
+@pytest.mark.parametrize(("here", "offered"), [([], True), (["gpt-oss-120b"], False)])
+def test_at_first_the_pocket_model_is_on_and_openais_is_offered(
+    home: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, here: list[str], offered: bool
+) -> None:
+    entries = [
+        *(ModelEntry("here", name, name, ()) for name in ("pocket", *here)),
+        ModelEntry("published", "20b", "gpt-oss-20b", ("13.8 GB to get", "fits this Mac")),
+    ]
+    looked = []
+
+    def list_entries() -> list[ModelEntry]:
+        looked.append(True)
+        return entries
+
+    said: list[str] = []
+    monkeypatch.setattr(model_entries, "list_entries", list_entries)
+    monkeypatch.setattr(GptossApp, "notify", lambda _, message, **__: said.append(message))
+
+    async def work(desk: Desk) -> None:
+        assert desk.app.session.name == "pocket"
+        await desk.until(lambda: looked)
+        await desk.until(lambda: bool(said) is offered)
+        await desk.pilot.pause(0.1)
+        expected = "The pocket model is on, a toy. F4 gets gpt-oss-20b: 13.8 GB to get, fits this Mac"
+        assert said == ([expected] if offered else [])
+
+    drive(home, ScriptedLoad(tokenizer), work, model=None)
+
+
+def test_where_no_colour_is_wanted_none_is_sent_and_cursors_are_underlined(
+    home: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def styles(desk: Desk) -> list[Style]:
+        strips = desk.app.screen._compositor.render_strips()
+        return [segment.style for strip in strips for segment in strip if segment.style is not None]
+
+    async def work(desk: Desk) -> None:
+        await desk.type("hello")
+        await desk.until_shown("hello")
+        for key in ("f4", "f5"):
+            await desk.until(lambda: any(style.underline for style in styles(desk)))
+            for style in styles(desk):
+                assert all(colour is None or colour.is_default for colour in (style.color, style.bgcolor))
+            await desk.press("escape", key)
+            await desk.until(lambda: desk.app.screen is not desk.app.chat)
+
+    drive(home, ScriptedLoad(tokenizer), work)
+
+
+def test_an_empty_no_color_is_no_wish(home: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+
+    async def work(desk: Desk) -> None:
+        assert desk.app.theme == DARK.name
+        assert not desk.app.no_color
+
+    drive(home, ScriptedLoad(tokenizer), work)
