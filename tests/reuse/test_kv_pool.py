@@ -203,6 +203,7 @@ def test_without_reuse_no_places_are_made(model: Model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_memory_is_flat_over_a_thousand_turns(model: Model):
     session = make_session(model, 600_000)
     chat, most, peaks = opened(), 0, []

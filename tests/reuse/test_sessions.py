@@ -136,6 +136,7 @@ def test_fifty_random_sessions_say_what_a_cold_model_says(models: Callable[[int]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @given(data=st.data())
 @settings(max_examples=500, deadline=None, suppress_health_check=SLOW_TO_DRAW)
 def test_five_hundred_random_sessions_say_what_a_cold_model_says(
@@ -150,6 +151,7 @@ LENGTHS = st.sampled_from([100, 126, 130, 255, 383, 385, 500, 770]) | st.integer
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @given(data=st.data())
 @settings(max_examples=100, deadline=None, suppress_health_check=SLOW_TO_DRAW)
 def test_so_they_do_with_the_models_own_window_and_long_prompts(
