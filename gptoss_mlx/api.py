@@ -10,7 +10,7 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -23,7 +23,7 @@ from gptoss_mlx.checkpoint import find_tokenizer
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine import Engine, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
-from gptoss_mlx.events import Event, Reply
+from gptoss_mlx.events import Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import Message, render_for_completion, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
@@ -33,7 +33,7 @@ from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
-from gptoss_mlx.turn import prepare_turn, run_turn
+from gptoss_mlx.tool_loop import open_turn
 
 
 def load(
@@ -120,17 +120,13 @@ class GptOss:
         Raises ContextOverflow before anything is queued when the conversation does not fit.
         """
         chosen = self._options(options)
-        turn = prepare_turn(
-            read_conversation(messages, chosen), self.tokenizer, chosen, context_limit=self.context_limit
+        return open_turn(
+            self.engine,
+            self.tokenizer,
+            read_conversation(messages, chosen),
+            chosen,
+            context_limit=self.context_limit,
         )
-        length = len(turn.prompt) + len(turn.opening)
-        if length >= self.context_limit:
-            raise ContextOverflow(length, self.context_limit)
-
-        def work(model: Model, ticket: Ticket) -> Iterator[Event]:
-            return run_turn(model, ticket, turn)
-
-        return Stream(self.engine.stream(work))
 
     async def aask(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> Reply:
         """`ask` for asyncio."""

@@ -77,8 +77,14 @@ class ToolResult(_Event):
     """A tool's result, as it goes to the model."""
 
     id: str
+    """Of the call."""
     name: str
+    """The tool, as the call named it."""
     content: str
+    failed: bool = False
+    """Whether it is an error: of the tool, of the arguments, or because the call was refused or stopped."""
+    seconds: float = 0.0
+    """How long the tool ran."""
     type: Literal["tool_result"] = "tool_result"
 
 
@@ -135,7 +141,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A finished turn. `str(reply)` is the answer."""
+    """A finished turn, over all of its rounds if tools ran in it. `str(reply)` is the answer."""
 
     text: str = ""
     """The final channel."""
@@ -144,6 +150,10 @@ class Reply:
     commentary: str = ""
     """What the model said on the commentary channel to the user (preambles), without tool calls."""
     tool_calls: tuple[ToolCall, ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
+    """What the tools gave that ran by themselves, in the order in which they ran."""
+    rounds: int = 1
+    """How often the model was read to: once, and once more after each round of tool calls."""
     finish_reason: FinishReason = "stop"
     reasoning_truncated: bool = False
     """True when `max_reasoning_tokens` (or "answer now") closed the analysis."""
@@ -168,6 +178,8 @@ class Reply:
             "tool_calls": [
                 {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls
             ],
+            "tool_results": [r.to_dict() for r in self.tool_results],
+            "rounds": self.rounds,
             "finish_reason": self.finish_reason,
             "reasoning_truncated": self.reasoning_truncated,
             "stats": self.stats.to_dict(),

@@ -32,7 +32,7 @@ _JSON = "<|constrain|>json"
 def read_conversation(prompt: Prompt, options: Options) -> list[Message]:
     """The whole conversation, system message first, ready to be rendered.
 
-    A system message is added unless `prompt` brings a harmony one; `options.tools` are offered in the developer
+    A system message is added unless `prompt` brings a harmony one; the tools of `options` are offered in the developer
     message. Raises UsageError for a message that cannot be read.
     """
     messages = [Message.user(prompt)] if isinstance(prompt, str) else _read_messages(prompt)
@@ -40,8 +40,8 @@ def read_conversation(prompt: Prompt, options: Options) -> list[Message]:
         raise UsageError("the conversation is empty; expected at least one message")
     if not any(isinstance(item, SystemContent) for item in messages[0].content) and messages[0].role != "system":
         messages.insert(0, system_message(options))
-    if options.tools:
-        messages = _offer_tools(messages, options.tools)
+    if options.offered_tools:
+        messages = _offer_tools(messages, options.offered_tools)
     return messages
 
 

@@ -68,7 +68,7 @@ class Turn:
     @property
     def tool_names(self) -> frozenset[str]:
         """Full names of the functions on offer."""
-        return frozenset(f"{FUNCTIONS}.{tool.name}" for tool in self.options.tools)
+        return frozenset(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
 
 
 def prepare_turn(
@@ -79,8 +79,10 @@ def prepare_turn(
     context_limit: int,
     call_number: int = 1,
     said: Sequence[Message] = (),
+    answer_only: bool = False,
 ) -> Turn:
-    """Renders `messages` for the next answer, which begins with what was `said` of it.
+    """Renders `messages` for the next answer, which begins with what was `said` of it; with `answer_only` the final
+    channel is opened at once.
 
     The last message of `said` goes on where it ends, unless the model had closed it. Raises HarmonyError for what
     harmony cannot express.
@@ -89,9 +91,13 @@ def prepare_turn(
     opening: tuple[int, ...] = ()
     if said:
         opening = tuple(_said_so_far(said, tokenizer))
-    elif options.effort == "none":
-        # With tools on offer the model keeps the choice between a call and an answer.
-        opening = (*_empty_analysis(tokenizer), *(() if options.tools else _open_final(tokenizer)))
+    elif answer_only:
+        opening = tuple(_open_final(tokenizer))
+    else:
+        opening = (
+            *(_empty_analysis(tokenizer) if options.effort == "none" else ()),
+            *_open_message(options, tokenizer),
+        )
     return Turn(tokenizer, prompt, opening, options, context_limit, call_number)
 
 
@@ -172,6 +178,24 @@ def _finish_reason(
     if generation.exhausted:
         return "context"
     return None
+
+
+def _open_message(options: Options, tokenizer: Tokenizer) -> list[int]:
+    """The header that the model has no choice of: of a call that is demanded, or of the answer that it is to begin."""
+    forced = options.forced_tools
+    if forced:
+        # `.name` is the model's to say where there are several: the vocabulary keeps the dot with what follows it.
+        return _open_call(forced[0].name, tokenizer) if len(forced) == 1 else tokenizer.encode(f" to={FUNCTIONS}")
+    # With tools on offer the model keeps the choice between a call and an answer.
+    return _open_final(tokenizer) if options.effort == "none" and not options.offered_tools else []
+
+
+def _open_call(name: str, tokenizer: Tokenizer) -> list[int]:
+    """` to=functions.NAME<|channel|>commentary <|constrain|>json<|message|>`, to follow the start of a message."""
+    special = tokenizer.special
+    recipient = tokenizer.encode(f" to={FUNCTIONS}.{name}")
+    content_type = [*tokenizer.encode(" "), special.constrain, *tokenizer.encode("json")]
+    return [*recipient, special.channel, *tokenizer.encode(COMMENTARY), *content_type, special.message]
 
 
 def _said_so_far(said: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
