@@ -11,6 +11,7 @@ examples:
   gptoss chat ./gpt-oss-20b              talk to a checkpoint in a folder
   gptoss ask "What are attention sinks?" one question, one answer
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
+  gptoss ask "12 times 34?" --tool calc.py:multiply    let it call a function of yours
   gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint
   gptoss info ./gpt-oss-20b              what is in a model's folder
 """
@@ -298,3 +299,11 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
     turn.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before TEXT; may be repeated")
     turn.add_argument("--date", metavar="YYYY-MM-DD", help="the date that the model is told (default: today)")
     turn.add_argument("--context", type=int, metavar="N", help="context length in tokens (default: the model's)")
+    tools = parser.add_argument_group("tools")
+    tools.add_argument(
+        "--tool",
+        action="append",
+        metavar="MODULE:FUNCTION",
+        help="a Python function that the model may call (or FILE.py:FUNCTION); may be repeated",
+    )
+    tools.add_argument("-y", "--yes", action="store_true", help="run tools without asking each time")

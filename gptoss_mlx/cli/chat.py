@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 from gptoss_mlx.chat import Chat, ExportFormat
 from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, shown_count, turn_options
+from gptoss_mlx.cli.tools import tool_options
 from gptoss_mlx.errors import GptOssError, UsageError
-from gptoss_mlx.options import EFFORTS, Effort
+from gptoss_mlx.options import EFFORTS, Effort, OptionArguments
 from gptoss_mlx.settings import history_file
 from gptoss_mlx.stream import Stream
 
@@ -38,7 +39,7 @@ A line that ends in \\ goes on in the next. Ctrl-C stops an answer; what came is
 
 def run(arguments: argparse.Namespace) -> int:
     """Holds the conversation; gives the exit code."""
-    options = turn_options(arguments)
+    options: OptionArguments = {**turn_options(arguments), **tool_options(arguments)}
     with load_with_progress(arguments.model, arguments.context, options) as model:
         if arguments.resume is not None:
             chat = Chat.load(model, arguments.resume)

@@ -9,9 +9,20 @@ from typing import IO, TYPE_CHECKING, Self
 
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.cli.offer import find_or_offer
-from gptoss_mlx.events import ChannelStart, Done, Event, ParseWarning, PromptProgress, Reply, TextDelta, ToolCall
+from gptoss_mlx.events import (
+    ChannelStart,
+    Done,
+    Event,
+    ParseWarning,
+    PromptProgress,
+    Reply,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+)
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
 from gptoss_mlx.options import OptionArguments
+from gptoss_mlx.tools import cut_middle
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -31,6 +42,9 @@ _TURN_OPTIONS = (
 )
 PATIENCE_SECONDS = 1.0
 """Work shorter than this shows no progress bar."""
+
+SHOWN_RESULT_CHARACTERS = 600
+"""Of a tool's result on the screen; the model reads more, and --json shows all of it."""
 
 
 def turn_options(arguments: argparse.Namespace) -> OptionArguments:
@@ -112,6 +126,14 @@ def load_with_progress(model: str, context: int | None, defaults: OptionArgument
         return GptOss(model, context=context, progress=reading.update, checking=checking.update, defaults=defaults)
 
 
+def printable(text: str) -> str:
+    """`text` with every control character but line ends written out: what a person decides on must not redraw the
+    screen."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
+    )
+
+
 def shown_count(number: int) -> str:
     """A count for people, in powers of 1000."""
     for limit, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
@@ -170,7 +192,11 @@ class TurnPrinter:
                 self._text(event)
             case ToolCall(name=name, raw=raw):
                 self._end_block()
-                print(self._style.dim(f"[call of {name}: {raw}]"), file=self._aside, flush=True)
+                print(self._style.dim(f"[call of {printable(name)}: {printable(raw)}]"), file=self._aside, flush=True)
+            case ToolResult(name=name, content=content):
+                self._end_block()
+                shown = printable(cut_middle(content, SHOWN_RESULT_CHARACTERS))
+                print(self._style.dim(f"[result of {printable(name)}: {shown}]"), file=self._aside, flush=True)
             case ParseWarning(message=message):
                 self._end_block()
                 print(self._style.dim(f"[{message}]"), file=self._aside, flush=True)
