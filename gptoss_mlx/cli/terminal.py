@@ -202,8 +202,6 @@ class TurnPrinter:
                 print(self._style.dim(f"[{message}]"), file=self._aside, flush=True)
             case Done(reply):
                 self._finish(reply)
-            case _:
-                pass
 
     def close(self) -> None:
         """Leaves the terminal in order after an interruption."""
