@@ -31,7 +31,7 @@ from gptoss_mlx.turn import read_arguments
 FILE_FORMAT = "gptoss-mlx chat"
 FILE_VERSION = 1
 
-_NOT_SAVED = frozenset(("tools", "tool_limits", "approve"))
+_NOT_SAVED = frozenset(("tools", "tool_limits", "approve", "schema"))
 """Options that a file cannot hold."""
 
 ExportFormat: TypeAlias = Literal["markdown", "json", "html", "harmony"]
@@ -331,7 +331,7 @@ class Chat:
         return Options.from_arguments(arguments, self.defaults)
 
     def _conversation(self, options: Options, turns: Sequence[Message] | None = None) -> list[Message]:
-        developer = developer_message(self.instructions, options.offered_tools)
+        developer = developer_message(self.instructions, options)
         return [
             system_message(options),
             *([] if developer is None else [developer]),

@@ -96,7 +96,7 @@ def run_questions(
     for category in categories:
         for effort in efforts:
             if category == TOOL_LOOP:
-                scores.append(score_tool_loop(model, effort, count=count, seed=seed, temperature=temperature))
+                scores.append(score_tool_loop(model, effort, tally, count=count, seed=seed, temperature=temperature))
             else:
                 scores.append(score(make_questions(category, effort, count, seed), answer_all))
             on_score(scores[-1])
@@ -154,13 +154,16 @@ def is_well_formed(model: GptOss, reply: events.Reply) -> bool:
     return all(len(each) == 2 and each[0].channel == ANALYSIS and _ends_turn(each[1]) for each in parsed)
 
 
-def score_tool_loop(model: GptOss, effort: ReasoningEffort, *, count: int, seed: int, temperature: float) -> Score:
+def score_tool_loop(
+    model: GptOss, effort: ReasoningEffort, tally: Tally, *, count: int, seed: int, temperature: float
+) -> Score:
     """`count` unseen questions with functions that run; right is an answer that follows from what they gave."""
     limits = OptionArguments(effort=effort, date=DATE, temperature=temperature, max_tokens=MAX_TOKENS)
     right = formed = thought = 0
     for number, question in enumerate(make_tool_questions(count, seed)):
         options: OptionArguments = {**limits, "tools": question.tools, "seed": number}
         reply = model.ask(question.text, **options)
+        tally.add(reply.stats)
         ran = any(not result.failed for result in reply.tool_results)
         right += ran and is_right(question.expected, reply.text)
         formed += is_well_formed(model, reply)

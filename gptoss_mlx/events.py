@@ -154,6 +154,9 @@ class Reply:
     """What the tools gave that ran by themselves, in the order in which they ran."""
     rounds: int = 1
     """How often the model was read to: once, and once more after each round of tool calls."""
+    parsed: Any = None
+    """With `schema`, `regex` or `choices`: the answer's value, which fits. JSON values, or an instance of the class
+    that was asked for; the text for `regex` and `choices`. None where the answer did not come to its end."""
     finish_reason: FinishReason = "stop"
     reasoning_truncated: bool = False
     """True when `max_reasoning_tokens` (or "answer now") closed the analysis."""
@@ -180,12 +183,21 @@ class Reply:
             ],
             "tool_results": [r.to_dict() for r in self.tool_results],
             "rounds": self.rounds,
+            "parsed": _json_value(self.parsed),
             "finish_reason": self.finish_reason,
             "reasoning_truncated": self.reasoning_truncated,
             "stats": self.stats.to_dict(),
             "raw": self.raw,
             "warnings": [w.to_dict() for w in self.warnings],
         }
+
+
+def _json_value(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool | dict | list):
+        return value
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import mlx.core as mx
 from gptoss_mlx.cache import KVCache
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.model import Model
-from gptoss_mlx.sampling import Sampler, Sampling
+from gptoss_mlx.sampling import Constraint, Sampler, Sampling
 
 PREFILL_CHUNK_TOKENS = 512
 """Prompt tokens read in one evaluation by default; progress is reported and cancellation is seen between two."""
@@ -38,6 +38,9 @@ class Generation:
     Where the model runs apart from the host, the device works on the next token while the caller reads this one, and
     `force` costs that one queued draw. Where it does not, a token is handed out as soon as it is drawn, and the model
     reads it when the next one is asked for: the cache then holds all tokens but those given since the last draw.
+
+    With a `constraint` the draw of the next token waits until this one is known, since it decides what may follow; the
+    forward pass between them does not wait.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Generation:
         *,
         context_limit: int,
         prefill_chunk: int = PREFILL_CHUNK_TOKENS,
+        constraint: Constraint | None = None,
     ) -> None:
         if prefill_chunk < 1:
             raise UsageError(f"prefill_chunk is {prefill_chunk}; expected at least 1")
@@ -57,7 +61,11 @@ class Generation:
         self._context_limit = context_limit
         self._prefill_chunk = prefill_chunk
         self._sampler: Sampler | None = None
+        self._constraint = constraint
+        self._mask: tuple[object, mx.array] = (None, mx.array([]))
+        """What the constraint allowed last, and the same on the device."""
         self._pending: tuple[mx.array, mx.array | None] | None = None
+        """The queued draw; with a constraint, the logits to draw from, and None."""
         self._forced: list[int] = []
         self._unread: list[int] = []
         """Tokens that belong to the context and that the model has not read yet."""
@@ -123,13 +131,18 @@ class Generation:
         """The next token. The one after it is queued before this one is waited for, where the model runs apart."""
         if self._forced:
             self._length += 1
-            return Step(self._forced.pop(0), None, forced=True)
+            forced = self._forced.pop(0)
+            if self._constraint is not None:
+                self._constraint.accept(forced)
+            return Step(forced, None, forced=True)
         assert self._sampler is not None, "prefill comes first"
         if self._pending is None:
             assert self._unread, "prefill comes first"
             self._read()
         assert self._pending is not None
         (token, logprob), self._pending = self._pending, None
+        if self._constraint is not None:
+            token, logprob = self._draw_allowed(token, self._constraint)
         self._length += 1
         if not self.exhausted:
             self._sampler.observe(token)
@@ -137,7 +150,10 @@ class Generation:
                 self._queue(self._forward(token.reshape(1, 1)))
             else:
                 self._unread.append(cast(int, token.item()))
-        return Step(cast(int, token.item()), None if logprob is None else cast(float, logprob.item()))
+        drawn = cast(int, token.item())
+        if self._constraint is not None:
+            self._constraint.accept(drawn)
+        return Step(drawn, None if logprob is None else cast(float, logprob.item()))
 
     def force(self, tokens: Iterable[int]) -> None:
         """Makes `tokens` the next ones instead of what the model would draw; it goes on from there.
@@ -170,13 +186,25 @@ class Generation:
         """
         assert self._sampler is not None, "prefill comes first"
         batch = tokens if isinstance(tokens, mx.array) else mx.array([tokens], dtype=mx.int32)
-        if self._sampler.greedy:
+        if self._sampler.greedy and self._constraint is None:
             return self._model.most_probable(batch, self._cache)
         return self._model(batch, self._cache, last_only=True)[:, -1]
+
+    def _draw_allowed(self, logits: mx.array, constraint: Constraint) -> tuple[mx.array, mx.array | None]:
+        """The draw that a queued one is without a constraint."""
+        assert self._sampler is not None, "prefill comes first"
+        allowed = constraint.allowed()
+        if allowed is not self._mask[0]:
+            self._mask = (allowed, mx.array(allowed))
+        return self._sampler.draw(logits, self._mask[1])
 
     def _queue(self, result: mx.array) -> None:
         """Queues the draw from what `_forward` gave."""
         assert self._sampler is not None, "prefill comes first"
+        if self._constraint is not None:
+            self._pending = (result, None)
+            mx.async_eval(result)  # type: ignore[no-untyped-call]
+            return
         token, logprob = (result, None) if self._sampler.greedy else self._sampler.draw(result)
         self._pending = (token, logprob)
         mx.async_eval(token, *(() if logprob is None else (logprob,)))  # type: ignore[no-untyped-call]

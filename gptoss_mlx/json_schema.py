@@ -101,6 +101,9 @@ def _plain(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...])
             plain[key] = value
     if isinstance(plain.get("const"), str) and plain.get("type") == "string":
         plain["enum"] = [plain.pop("const")]
+    if plain.get("type") == "object" and "properties" in plain:
+        # What the type does not name is of no use to it.
+        plain.setdefault("additionalProperties", False)
     return _plain_union(plain)
 
 

@@ -8,6 +8,7 @@ from gptoss_mlx.errors import UsageError
 from gptoss_mlx.generate import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription
 from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.structured import ResponseFormat, make_response_format
 from gptoss_mlx.tools import ApproveOption, Tool, ToolLimits, make_tool
 
 Effort: TypeAlias = Literal["none", "low", "medium", "high"]
@@ -43,6 +44,9 @@ class OptionArguments(TypedDict, total=False):
     tool_choice: ToolChoice
     tool_limits: ToolLimits
     approve: ApproveOption
+    schema: Mapping[str, Any] | type | None
+    regex: str | None
+    choices: Sequence[str] | None
     date: str | None
     prefill_chunk: int
 
@@ -65,6 +69,8 @@ class Options:
     tool_limits: ToolLimits = field(default_factory=ToolLimits)
     approve: ApproveOption = "always"
     """What holds for tools without a policy of their own."""
+    response_format: ResponseFormat | None = None
+    """What the answer has to look like: of `schema`, `regex` or `choices`."""
     date: str | None = None
     """`Current date` of the system message, YYYY-MM-DD; None leaves the line out."""
     prefill_chunk: int = PREFILL_CHUNK_TOKENS
@@ -82,6 +88,10 @@ class Options:
         if self.prefill_chunk < 1:
             raise UsageError(f"prefill_chunk is {self.prefill_chunk!r}; expected 1 or more")
         self._check_tools()
+        if self.stop and self.response_format is not None:
+            raise UsageError(
+                "stop is given with schema, regex or choices; expected one of them: the form ends the answer"
+            )
         if "" in self.stop:
             raise UsageError("stop holds an empty string; expected text that the answer could contain")
 
@@ -141,7 +151,9 @@ class Options:
         )
         stop = merged.pop("stop", None)
         tools = merged.pop("tools", ())
+        forms = {name: merged.pop(name, None) for name in ("schema", "regex", "choices")}
         return cls(
+            response_format=make_response_format(**forms),
             sampling=sampling,
             stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
             tools=tuple(read_tool(tool) for tool in tools),
@@ -166,4 +178,4 @@ def read_tool(tool: ToolLike) -> ToolDescription:
     parameters = inner.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
         raise UsageError(f"the parameters of tool {name!r} are {parameters!r}; expected a JSON schema of type object")
-    return ToolDescription(name, str(inner.get("description") or ""), parameters)
+    return ToolDescription(name, str(inner.get("description") or ""), parameters, inner.get("strict") is True)

@@ -47,7 +47,11 @@ from gptoss_mlx.harmony import (
 from gptoss_mlx.model import Model
 from gptoss_mlx.options import Options
 from gptoss_mlx.stop_strings import StopStrings
+from gptoss_mlx.structured import CLOSING_TOKENS, TurnConstraint, TurnForm, schema_grammar
 from gptoss_mlx.tokenizer import Tokenizer
+
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+"""The schema of a function that takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class Turn:
     context_limit: int
     call_number: int = 1
     """Number of the first tool call of this turn, so that ids are unique in the conversation."""
+    constraint: TurnConstraint | None = None
+    """What the turn is held to, after its opening; for one run of the turn."""
 
     @property
     def tool_names(self) -> frozenset[str]:
@@ -85,7 +91,7 @@ def prepare_turn(
     channel is opened at once.
 
     The last message of `said` goes on where it ends, unless the model had closed it. Raises HarmonyError for what
-    harmony cannot express.
+    harmony cannot express, UsageError for a form of the answer that what was said does not fit.
     """
     prompt = tuple(render_for_completion(messages, tokenizer))
     opening: tuple[int, ...] = ()
@@ -93,12 +99,14 @@ def prepare_turn(
         opening = tuple(_said_so_far(said, tokenizer))
     elif answer_only:
         opening = tuple(_open_final(tokenizer))
-    else:
-        opening = (
-            *(_empty_analysis(tokenizer) if options.effort == "none" else ()),
-            *_open_message(options, tokenizer),
-        )
-    return Turn(tokenizer, prompt, opening, options, context_limit, call_number)
+    elif options.effort == "none":
+        # With tools on offer the model keeps the choice between a call and an answer.
+        opening = (*_empty_analysis(tokenizer), *(() if options.offered_tools else _open_final(tokenizer)))
+    constraint = _make_constraint(options, tokenizer)
+    if constraint is not None:
+        for token in opening:
+            constraint.accept(token)
+    return Turn(tokenizer, prompt, opening, options, context_limit, call_number, constraint)
 
 
 def run_turn(
@@ -118,7 +126,12 @@ def run_turn(
     mx.reset_peak_memory()
     cache = model.make_cache()
     generation = Generation(
-        model, cache, turn.options.sampling, context_limit=turn.context_limit, prefill_chunk=turn.options.prefill_chunk
+        model,
+        cache,
+        turn.options.sampling,
+        context_limit=turn.context_limit,
+        prefill_chunk=turn.options.prefill_chunk,
+        constraint=turn.constraint,
     )
     listener = _Listener(turn)
     for token in turn.opening:
@@ -141,7 +154,7 @@ def run_turn(
         yield from listener.hear(step)
         finish = _finish_reason(turn, listener, generation, step, generated, ticket)
         if finish is None and listener.should_answer_now(ticket.hurried()):
-            closing = _close_analysis(turn.tokenizer)
+            closing = _close_analysis(turn)
             if generation.room > len(closing):
                 listener.reasoning_truncated = True
                 generation.force(closing)
@@ -167,35 +180,24 @@ def _finish_reason(
     turn: Turn, listener: "_Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
 ) -> FinishReason | None:
     """Why the turn ends after this step, or None when it goes on."""
+    constraint = turn.constraint
     if step.token in turn.tokenizer.special.stop_ids and not step.forced:
-        return "stop"
+        # An answer that was brought to its end by a limit says which one.
+        if constraint is None or not constraint.closing:
+            return "stop"
+        return "context" if turn.options.max_tokens is None or generated < turn.options.max_tokens else "length"
     if listener.stopped:
         return "stop"
     if ticket.cancelled():
         return "cancelled"
-    if turn.options.max_tokens is not None and generated >= turn.options.max_tokens:
+    limit = turn.options.max_tokens
+    if limit is not None and generated >= limit and not (constraint and constraint.close(generated - limit)):
         return "length"
     if generation.exhausted:
         return "context"
+    if constraint is not None and generation.room <= CLOSING_TOKENS:
+        constraint.close(0)
     return None
-
-
-def _open_message(options: Options, tokenizer: Tokenizer) -> list[int]:
-    """The header that the model has no choice of: of a call that is demanded, or of the answer that it is to begin."""
-    forced = options.forced_tools
-    if forced:
-        # `.name` is the model's to say where there are several: the vocabulary keeps the dot with what follows it.
-        return _open_call(forced[0].name, tokenizer) if len(forced) == 1 else tokenizer.encode(f" to={FUNCTIONS}")
-    # With tools on offer the model keeps the choice between a call and an answer.
-    return _open_final(tokenizer) if options.effort == "none" and not options.offered_tools else []
-
-
-def _open_call(name: str, tokenizer: Tokenizer) -> list[int]:
-    """` to=functions.NAME<|channel|>commentary <|constrain|>json<|message|>`, to follow the start of a message."""
-    special = tokenizer.special
-    recipient = tokenizer.encode(f" to={FUNCTIONS}.{name}")
-    content_type = [*tokenizer.encode(" "), special.constrain, *tokenizer.encode("json")]
-    return [*recipient, special.channel, *tokenizer.encode(COMMENTARY), *content_type, special.message]
 
 
 def _said_so_far(said: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
@@ -219,10 +221,33 @@ def _open_final(tokenizer: Tokenizer) -> list[int]:
     return [special.channel, *tokenizer.encode(FINAL), special.message]
 
 
-def _close_analysis(tokenizer: Tokenizer) -> list[int]:
+def _close_analysis(turn: Turn) -> Sequence[int]:
     """`<|end|><|start|>assistant<|channel|>final<|message|>`: thinking is over, the answer begins."""
-    special = tokenizer.special
-    return [special.end, special.start, *tokenizer.encode("assistant"), *_open_final(tokenizer)]
+    if turn.constraint is not None:
+        return turn.constraint.closing_of_analysis()
+    special, encode = turn.tokenizer.special, turn.tokenizer.encode
+    return [special.end, special.start, *encode("assistant"), *_open_final(turn.tokenizer)]
+
+
+def _make_constraint(options: Options, tokenizer: Tokenizer) -> TurnConstraint | None:
+    """What the options hold a turn to; None where the model is free."""
+    answer = options.response_format
+    must_call = frozenset(tool.name for tool in options.forced_tools)
+    if answer is None and not must_call and not any(tool.strict for tool in options.offered_tools):
+        return None
+    tools = {
+        tool.name: schema_grammar(tool.parameters or _NO_ARGUMENTS, f"the schema of tool {tool.name!r}")
+        if tool.strict
+        else None
+        for tool in options.offered_tools
+    }
+    form = TurnForm(
+        answer=None if answer is None else answer.grammar,
+        answer_is_json=answer is not None and answer.is_json,
+        tools=tools,
+        must_call=must_call,
+    )
+    return TurnConstraint(form, tokenizer)
 
 
 @dataclass
@@ -277,11 +302,14 @@ class _Listener:
         if finish == "stop" and self._calls:
             finish = "tool_calls"
         wanted = self.turn.options.sampling.logprobs
+        text = "".join(self._texts.get(FINAL, ()))
+        parsed = self._parsed(text)
         reply = Reply(
-            text="".join(self._texts.get(FINAL, ())),
+            text=text,
             reasoning="".join(self._texts.get(ANALYSIS, ())),
             commentary="".join(self._texts.get(COMMENTARY, ())),
             tool_calls=tuple(self._calls),
+            parsed=parsed,
             finish_reason=finish,
             reasoning_truncated=self.reasoning_truncated,
             stats=stats,
@@ -291,6 +319,17 @@ class _Listener:
             warnings=tuple(self._warnings),
         )
         return reply, self._messages
+
+    def _parsed(self, text: str) -> Any:
+        """The value of an answer that came to its end. What only the asked type refuses is a warning."""
+        wanted, constraint = self.turn.options.response_format, self.turn.constraint
+        if wanted is None or constraint is None or not constraint.answered:
+            return None
+        try:
+            return wanted.parse(text)
+        except ValueError as error:
+            self._warned(f"the answer fits its schema, and its type refuses it: {error}", text)
+            return None
 
     def _translate(self, event: ParserEvent) -> Iterator[Event]:
         match event:

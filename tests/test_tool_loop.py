@@ -458,17 +458,6 @@ def test_no_tool_is_offered_when_the_choice_is_none(pocket_tokenizer: Tokenizer)
     assert reply.text == "Fine."
 
 
-@pytest.mark.parametrize("effort", ["medium", "none"])
-@pytest.mark.parametrize("choice", ["get_weather", "functions.get_weather"])
-def test_a_named_tool_is_called_whatever_the_model_would_say(pocket_tokenizer: Tokenizer, choice: str, effort: str):
-    chat, reply = play(pocket_tokenizer, '{"city": "Oslo"}<|call|>', ANSWER, tool_choice=choice, effort=effort)
-    assert results(reply) == ["sunny in Oslo"]
-    assert reply.text == "Fine."
-    called = next(message for message in chat.turns if message.tool_name is not None)
-    assert (called.recipient, called.content_type) == ("functions.get_weather", "<|constrain|>json")
-    assert not reply.warnings
-
-
 def test_a_choice_among_tools_that_are_not_there_is_refused(pocket_tokenizer: Tokenizer):
     with pytest.raises(
         UsageError, match="tool_choice is 'fly'; expected one of auto, none, required, get_weather, add"

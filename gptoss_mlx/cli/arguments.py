@@ -299,6 +299,10 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
     turn.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before TEXT; may be repeated")
     turn.add_argument("--date", metavar="YYYY-MM-DD", help="the date that the model is told (default: today)")
     turn.add_argument("--context", type=int, metavar="N", help="context length in tokens (default: the model's)")
+    form = turn.add_mutually_exclusive_group()
+    form.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer has to fit")
+    form.add_argument("--regex", metavar="REGEX", help="a regular expression that has to match the whole answer")
+    form.add_argument("--choices", metavar="A,B,...", help="the answer is one of these texts")
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--tool",

@@ -1,14 +1,17 @@
 """What the commands share at the terminal: options from arguments, loading with a progress bar, and showing a turn."""
 
 import argparse
+import json
 import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.cli.offer import find_or_offer
+from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import (
     ChannelStart,
     Done,
@@ -39,6 +42,7 @@ _TURN_OPTIONS = (
     "seed",
     "stop",
     "date",
+    "regex",
 )
 PATIENCE_SECONDS = 1.0
 """Work shorter than this shows no progress bar."""
@@ -54,7 +58,26 @@ def turn_options(arguments: argparse.Namespace) -> OptionArguments:
         value = getattr(arguments, name)
         if value is not None:
             options[name] = value  # type: ignore[literal-required]
+    if arguments.schema is not None:
+        options["schema"] = read_schema(Path(arguments.schema))
+    if arguments.choices is not None:
+        options["choices"] = [choice.strip() for choice in arguments.choices.split(",") if choice.strip()]
     return options
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """The JSON schema in a file. Raises UsageError when there is none."""
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"--schema {path} cannot be read ({error.strerror}); expected a file with a JSON schema"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--schema {path} is no JSON ({error}); expected a file with a JSON schema") from error
+    if not isinstance(schema, dict):
+        raise UsageError(f"--schema {path} holds {str(schema)[:40]!r}; expected a JSON schema, which is an object")
+    return schema
 
 
 class ProgressBar:

@@ -30,8 +30,6 @@ class Tool(ToolDescription):
     """What runs; a coroutine function is awaited. It runs on a thread of its own, never on the model's."""
     policy: Policy | None = field(default=None, kw_only=True)
     """None: what the option `approve` of the turn says."""
-    strict: bool = field(default=False, kw_only=True)
-    """Whether the model is held to the schema while it writes the arguments."""
     max_seconds: float | None = field(default=None, kw_only=True)
     """How long a call may take; None: the turn's `tool_limits`."""
     readers: Mapping[str, Callable[[Any], Any]] | None = field(default=None, kw_only=True, repr=False, compare=False)
