@@ -8,7 +8,7 @@ loaded the model, because MLX streams belong to a thread.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -195,7 +195,7 @@ class Generation:
         assert self._sampler is not None, "prefill comes first"
         allowed = constraint.allowed()
         if allowed is not self._mask[0]:
-            self._mask = (allowed, mx.array(allowed))
+            self._mask = (allowed, mx.array(cast(Any, allowed)))
         return self._sampler.draw(logits, self._mask[1])
 
     def _queue(self, result: mx.array) -> None:

@@ -4,14 +4,11 @@ Owns reading that file and the `tiktoken.Encoding` made from it; nothing is down
 Text never becomes a special token here: harmony/render.py puts those between texts by id.
 """
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import tiktoken
 
 from gptoss_mlx.errors import TokenizerError
@@ -145,13 +142,6 @@ class Tokenizer:
     def encoding(self) -> tiktoken.Encoding:
         """The vocabulary in tiktoken's form, for libraries that read it."""
         return self._encoding
-
-    @functools.cached_property
-    def ordinary_mask(self) -> npt.NDArray[np.bool_]:
-        """[vocab]: True for tokens of text, False for special and reserved ones. Do not write into it."""
-        mask = np.zeros(self.vocab_size, dtype=np.bool_)
-        mask[list(self._ordinary_ids)] = True
-        return mask
 
     @property
     def special_ids(self) -> Mapping[str, int]:

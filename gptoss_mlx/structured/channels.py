@@ -10,17 +10,16 @@ So a turn ends with an answer or with a call, and an answer that ended is one th
 that gpt-oss was trained to write, because a malformed one would let text in that no grammar has seen.
 """
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY, FINAL, FUNCTIONS
 from gptoss_mlx.structured.grammar import Matcher
+from gptoss_mlx.structured.vocabulary import Mask, vocabulary_of
 from gptoss_mlx.tokenizer import Tokenizer
 
 CLOSING_TOKENS = 128
@@ -66,8 +65,8 @@ class TurnConstraint:
             "final": special.return_,
             "call": special.call,
         }
-        text = tokenizer.ordinary_mask
-        self._free = {kind: _with(text, end) for kind, end in self._ends.items()}
+        self._vocabulary = vocabulary_of(tokenizer)
+        self._free = {kind: _with(self._vocabulary.text, end) for kind, end in self._ends.items()}
         self._headers = self._make_headers(thinking=True)
         self._headers_after_thought = self._make_headers(thinking=False) if form.must_call else self._headers
         self._next_start = (special.start, *tokenizer.encode("assistant"))
@@ -84,7 +83,7 @@ class TurnConstraint:
         self.answered = False
         """Whether a final message has ended, as its grammar wants it."""
 
-    def allowed(self) -> npt.NDArray[np.bool_]:
+    def allowed(self) -> Mask:
         """[vocab]: the tokens that may come next."""
         if self._node is not None:
             return self._only(*self._node.following)
@@ -157,7 +156,7 @@ class TurnConstraint:
             elif byte == 0x22:
                 self._in_string = not self._in_string
 
-    def _narrowed(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _narrowed(self, mask: Mask) -> Mask:
         """Of what may come, what ends the text: its end, or the end of a string, an object or a list."""
         if mask[self._ends["final"]]:
             return self._only(self._ends["final"])
@@ -169,7 +168,7 @@ class TurnConstraint:
             if self._in_string and self._matcher is not None:
                 path = self._matcher.path_to(self._quote)
                 return self._only(path[0]) if path else mask
-            without = mask & ~_blanks(self._tokenizer)
+            without = mask & ~self._vocabulary.blanks
             return without if without.any() else mask
         return mask
 
@@ -205,8 +204,8 @@ class TurnConstraint:
             node = node.following.setdefault(token, _Node())
         node.kind, node.tool = kind, tool
 
-    def _only(self, *tokens: int) -> npt.NDArray[np.bool_]:
-        mask = np.zeros(self._tokenizer.vocab_size, dtype=np.bool_)
+    def _only(self, *tokens: int) -> Mask:
+        mask = np.zeros(self._vocabulary.size, dtype=np.bool_)
         mask[list(tokens)] = True
         return mask
 
@@ -215,20 +214,7 @@ class TurnConstraint:
         return UsageError(f"{text!r} cannot stand where it is in an answer of the form that was asked for")
 
 
-_known_blanks: "weakref.WeakKeyDictionary[Tokenizer, npt.NDArray[np.bool_]]" = weakref.WeakKeyDictionary()
-
-
-def _blanks(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
-    """[vocab]: the tokens that begin with white space, which an answer in a hurry does without."""
-    mask = _known_blanks.get(tokenizer)
-    if mask is None:
-        size = tokenizer.vocab_size
-        starts = (tokenizer.token_bytes(token)[:1] in (b" ", b"\n", b"\t", b"\r") for token in range(size))
-        mask = _known_blanks[tokenizer] = np.fromiter(starts, dtype=np.bool_, count=size)
-    return mask
-
-
-def _with(mask: npt.NDArray[np.bool_], token: int) -> npt.NDArray[np.bool_]:
+def _with(mask: Mask, token: int) -> Mask:
     copy = mask.copy()
     copy[token] = True
     return copy

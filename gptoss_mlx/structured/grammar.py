@@ -1,24 +1,19 @@
 """What text may come next, by llguidance: grammars from JSON schemas, regular expressions and choices, and their state
 while tokens come.
 
-llguidance is imported here only, and only when a grammar is made. Its view of a vocabulary is made once for each
-tokenizer (1.2 s of processor time for the 201,088 tokens of gpt-oss); a mask then takes tens of microseconds.
+llguidance is imported only when a grammar is made. A mask takes tens of microseconds.
 """
 
 import json
-import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.structured.vocabulary import Mask, vocabulary_of
 from gptoss_mlx.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
 
 WHITESPACE = r"\n {0,40}| "
 """What may stand between the parts of a JSON text: one blank, or a new line with its indent. Without a bound, a model
@@ -26,8 +21,6 @@ that has lost its way would write blanks for ever."""
 
 SEARCHED_STATES = 64
 """How many states are looked at for the end of a text that met a limit."""
-
-_vocabularies: "weakref.WeakKeyDictionary[Tokenizer, LLTokenizer]" = weakref.WeakKeyDictionary()
 
 
 def schema_grammar(schema: Mapping[str, Any], what: str) -> str:
@@ -65,23 +58,6 @@ def _checked(grammar: str, what: str) -> str:
     return grammar
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> "LLTokenizer":
-    """llguidance's view of a vocabulary; `<|return|>` ends a text."""
-    known = _vocabularies.get(tokenizer)
-    if known is None:
-        from llguidance import LLTokenizer
-        from llguidance.tiktoken import lltokenizer_from_encoding
-
-        known = lltokenizer_from_encoding(
-            tokenizer.encoding,
-            n_vocab=tokenizer.vocab_size,
-            eos_token=tokenizer.special.return_,
-            slices=LLTokenizer.json_slices(),
-        )
-        _vocabularies[tokenizer] = known
-    return known
-
-
 class Matcher:
     """A grammar's state: which tokens may follow those that came."""
 
@@ -90,12 +66,10 @@ class Matcher:
         complex."""
         from llguidance import LLMatcher
 
-        self._matcher = LLMatcher(vocabulary_of(tokenizer), grammar, log_level=0)
-        self._return = tokenizer.special.return_
+        self._vocabulary = vocabulary_of(tokenizer)
+        self._matcher = LLMatcher(self._vocabulary.for_llguidance, grammar, log_level=0)
         self._end = end
-        self._vocab_size = tokenizer.vocab_size
-        self._single_bytes = np.array([tokenizer.encode(chr(code))[0] for code in range(0x21, 0x7F)])
-        self._words = np.zeros((tokenizer.vocab_size + 31) // 32, dtype=np.int32)
+        self._words = np.zeros((self._vocabulary.size + 31) // 32, dtype=np.int32)
         self._check()
 
     @property
@@ -103,19 +77,19 @@ class Matcher:
         """Whether the text may end here."""
         return self._matcher.is_accepting()
 
-    def allowed(self) -> npt.NDArray[np.bool_]:
+    def allowed(self) -> Mask:
         """[vocab]: the tokens that may follow. Raises UsageError when the grammar turns out to be too complex."""
         if self._matcher.is_stopped():
             self._check()
-            mask = np.zeros(self._vocab_size, dtype=np.bool_)
+            mask = np.zeros(self._vocabulary.size, dtype=np.bool_)
             mask[self._end] = True
             return mask
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         self._check()
-        bits = np.unpackbits(self._words.view(np.uint8), bitorder="little")[: self._vocab_size]
+        bits = np.unpackbits(self._words.view(np.uint8), bitorder="little")[: self._vocabulary.size]
         mask = bits.view(np.bool_)
-        ends = mask[self._return]
-        mask[self._return] = False
+        ends = mask[self._vocabulary.return_]
+        mask[self._vocabulary.return_] = False
         mask[self._end] = ends
         return mask
 
@@ -136,7 +110,8 @@ class Matcher:
             bits = np.unpackbits(np.frombuffer(words, dtype=np.uint8), bitorder="little")
             if bits[goal]:
                 return path
-            for token in self._single_bytes[bits[self._single_bytes] == 1]:
+            single = self._vocabulary.single_bytes
+            for token in single[bits[single] == 1]:
                 following = state.deep_copy()
                 if following.consume_token(int(token)):
                     waiting.append((following, [*path, int(token)]))
