@@ -4,13 +4,18 @@ How it is put together:
 
     app.py            GptossApp: owns store, preferences and session; opens screens; keys that hold everywhere
     actions.py        what keys, palette and footer do in the chat, by name; screen_actions.py: what opens a screen
-    app.tcss          all style
+    commands.py       every command in one table: keys, words, help, hints; palette.py: the palette made from it
+    app.tcss          all style; themes.py: our two themes, and which theme a preference means
     messages.py       what the parts tell one another
     conversation.py   what a conversation is: a tree of turns, pure data
     store/            conversations on disk: SQLite, one file, full-text search
     preferences.py    what the user set: a documented TOML file
     place.py          where the reader was: conversation, scroll, drafts
     session.py        the model that is loaded, loading, or failed; loads on a thread of its own
+    first_model.py    which model the app begins with
+    model_entries.py  which models are here, and what fits; model_download.py: one that is being got
+    settings_form.py  the settings screen's fields, as text and back
+    recording.py      saved chats into the store; chats of the line mode, too
     open_chat.py      the conversation on the screen: its path, and the ways to change it
     conversing.py     what a person does to it: send, edit, take back, answer again, go on, change branches
     answer_queue.py   which answer is under way and which messages wait for theirs

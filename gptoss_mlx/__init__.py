@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from gptoss_mlx.models import ListedModel, find_model, list_models, remove_model
     from gptoss_mlx.published_fit import published_fit
     from gptoss_mlx.stream import Stream
+    from gptoss_mlx.tools import RunningCall, Tool, ToolLimits, current_call, make_tool
 
 __version__ = "0.1.0"
 
@@ -98,6 +99,7 @@ _HOMES = {
     "gptoss_mlx.models": ("ListedModel", "find_model", "list_models", "remove_model"),
     "gptoss_mlx.published_fit": ("published_fit",),
     "gptoss_mlx.stream": ("Stream",),
+    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolLimits", "current_call", "make_tool"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -134,14 +136,17 @@ __all__ = [
     "ParseWarning",
     "PromptProgress",
     "Reply",
+    "RunningCall",
     "Stats",
     "StoreError",
     "StoredKV",
     "Stream",
     "TextDelta",
     "TokenizerError",
+    "Tool",
     "ToolCall",
     "ToolDescription",
+    "ToolLimits",
     "ToolResult",
     "TurnsDropped",
     "UsageError",
@@ -149,10 +154,12 @@ __all__ = [
     "WeightsError",
     "__version__",
     "convert_model",
+    "current_call",
     "download",
     "find_model",
     "list_models",
     "load",
+    "make_tool",
     "published_fit",
     "remove_model",
     "verify_model",

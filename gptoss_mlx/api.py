@@ -29,7 +29,7 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import this_device
 from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
-from gptoss_mlx.events import Event, Reply
+from gptoss_mlx.events import Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import Message, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
@@ -45,7 +45,8 @@ from gptoss_mlx.models import HeldModel, find_model
 from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
-from gptoss_mlx.turn import Turn, prepare_turn, run_turn
+from gptoss_mlx.tool_loop import open_turn
+from gptoss_mlx.turn import Turn, prepare_turn
 from gptoss_mlx.weights import needs_of
 
 T = TypeVar("T")
@@ -177,14 +178,14 @@ class GptOss:
         Raises ContextOverflow before anything is queued when the conversation does not fit.
         """
         chosen = self._options(options)
-        turn = self._fitting(messages, chosen)
-
-        pool = self.kv_pool
-
-        def work(model: Model, ticket: Ticket) -> Iterator[Event]:
-            return run_turn(model, ticket, turn, pool=pool)
-
-        return Stream(self.engine.stream(work))
+        return open_turn(
+            self.engine,
+            self.tokenizer,
+            read_conversation(messages, chosen),
+            chosen,
+            context_limit=self.context_limit,
+            pool=self.kv_pool,
+        )
 
     async def aask(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> Reply:
         """`ask` for asyncio."""
@@ -236,6 +237,8 @@ class GptOss:
         if at_once < 1:
             raise UsageError(f"at_once is {at_once}; expected 1 or more")
         chosen = self._options(options)
+        if chosen.runs_tools:
+            raise UsageError("a batch runs no tools; expected descriptions of tools, or one prompt after the other")
         turns = []
         for number, prompt in enumerate(prompts):
             sampling = chosen.sampling

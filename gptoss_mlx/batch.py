@@ -39,7 +39,7 @@ def step_together(model: Model, generations: Sequence[Generation]) -> list[Step]
 
 
 def _step(generation: Generation, drawn: Drawn | None) -> Step:
-    return generation.next_step() if drawn is None else drawn.step()
+    return generation.next_step() if drawn is None else generation.give(drawn)
 
 
 def _read(model: Model, generations: Sequence[Generation]) -> None:

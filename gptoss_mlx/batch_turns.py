@@ -113,6 +113,7 @@ def _begin(model: Model, number: int, turn: Turn, prompt: Sequence[int], cache: 
         turn.options.sampling,
         context_limit=turn.context_limit,
         prefill_chunk=turn.options.prefill_chunk,
+        constraint=turn.constraint,
     )
     for _ in generation.prefill(prompt, cancelled=ticket.cancelled):
         pass

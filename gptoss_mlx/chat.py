@@ -13,27 +13,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, Unpack, cast
+from typing import Any, Literal, Protocol, Self, TypeAlias, Unpack, cast
 
 from gptoss_mlx.chat_file import SavedChat, chat_values, read_chat_file
 from gptoss_mlx.engine import Engine
-from gptoss_mlx.errors import ContextOverflow, UsageError
-from gptoss_mlx.events import Event, Reply, ToolCall
+from gptoss_mlx.errors import UsageError
+from gptoss_mlx.events import Reply, ToolCall
 from gptoss_mlx.harmony import Message, render_text
 from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import OptionArguments, Options, read_tool
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.tool_loop import open_turn
 from gptoss_mlx.transcript import render_transcript
-from gptoss_mlx.turn import Turn, prepare_turn, read_arguments, run_turn
+from gptoss_mlx.turn import Turn, prepare_turn, read_arguments
 from gptoss_mlx.whole_file import write_whole
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from gptoss_mlx.engine import Ticket
-    from gptoss_mlx.model import Model
+_NOT_SAVED = frozenset(("tools", "tool_limits", "approve", "schema"))
+"""Options that a file cannot hold."""
 
 ExportFormat: TypeAlias = Literal["markdown", "json", "html", "harmony"]
 """For people (markdown, html), for programs (json), or as the model sees it (harmony)."""
@@ -257,13 +255,14 @@ class Chat:
     # Keeping it
 
     def to_dict(self) -> dict[str, Any]:
-        """The chat as JSON values; `from_dict` reads it back."""
+        """The chat as JSON values; `from_dict` reads it back. Of tools it keeps what the model is told, not what runs:
+        give the functions again when you go on (`defaults["tools"]`)."""
         return chat_values(
             self._turns,
             model=self._host.name,
             vocab_size=self._host.tokenizer.vocab_size,
             instructions=self.instructions,
-            options={key: value for key, value in self.defaults.items() if key != "tools"},
+            options={key: value for key, value in self.defaults.items() if key not in _NOT_SAVED},
             tools=[read_tool(tool) for tool in self.defaults.get("tools", ())],
         )
 
@@ -316,7 +315,7 @@ class Chat:
         return Options.from_arguments(arguments, self.defaults)
 
     def _conversation(self, options: Options, turns: Sequence[Message] | None = None) -> list[Message]:
-        developer = developer_message(self.instructions, options.tools)
+        developer = developer_message(self.instructions, options)
         return [
             system_message(options),
             *([] if developer is None else [developer]),
@@ -338,19 +337,21 @@ class Chat:
     ) -> Stream:
         options = self._options(arguments)
         base = [*before, *added]
-        turn = self._prepare(base, options, said)
-        if turn.prompt_tokens >= turn.context_limit:
-            raise ContextOverflow(turn.prompt_tokens, turn.context_limit)
 
-        def commit(reply: Reply, messages: list[Message]) -> None:
+        def commit(messages: list[Message]) -> None:
             self._turns = [*base, *messages]
 
-        pool = self._host.kv_pool
-
-        def work(model: "Model", ticket: "Ticket") -> "Iterator[Event]":
-            return run_turn(model, ticket, turn, pool=pool, commit=commit)
-
-        self._running = Stream(self._host.engine.stream(work))
+        self._running = open_turn(
+            self._host.engine,
+            self._host.tokenizer,
+            self._conversation(options, base),
+            options,
+            context_limit=self._host.context_limit,
+            pool=self._host.kv_pool,
+            call_number=sum(message.tool_name is not None for message in base) + 1,
+            said=said,
+            commit=commit,
+        )
         return self._running
 
     def _prepare(self, turns: list[Message], options: Options, said: Sequence[Message] = ()) -> Turn:

@@ -62,8 +62,9 @@ class Job(Generic[T]):
     Nothing is lost when the reader is slow: items wait in order without bound (they are small).
     """
 
-    def __init__(self) -> None:
-        self.ticket = Ticket()
+    def __init__(self, ticket: Ticket | None = None) -> None:
+        """`ticket`: where the caller's wishes are seen, when several jobs share one caller."""
+        self.ticket = Ticket() if ticket is None else ticket
         self._items: deque[T | _End] = deque()
         self._changed = threading.Condition()
         self._wake: Callable[[], None] | None = None
@@ -229,8 +230,12 @@ class Engine:
             raise
         raise EngineError("a job ended without a result")
 
-    def stream(self, function: Callable[[Model, Ticket], Iterator[T]]) -> Job[T]:
-        job: Job[T] = Job()
+    def stream(self, function: Callable[[Model, Ticket], Iterator[T]], *, ticket: Ticket | None = None) -> Job[T]:
+        """Queues `function(model, ticket)`; what it gives comes out of the job. With a `ticket` the job has that one.
+
+        Raises EngineClosed.
+        """
+        job: Job[T] = Job(ticket)
 
         def work(model: Model) -> None:
             for item in function(model, job.ticket):

@@ -22,7 +22,24 @@ from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, ReasoningEffort, parse_
 from gptoss_mlx.model import Model
 from gptoss_mlx.ops import ExpertLinear, ReferenceOps, Routing, use_ops
 from gptoss_mlx.options import OptionArguments
-from gptoss_mlx.pocket.evaluate import AnswerAll, Prompt, Reply, Score, make_questions, score, summarise
+from gptoss_mlx.pocket.evaluate import (
+    CATEGORIES,
+    DATE,
+    AnswerAll,
+    Prompt,
+    Reply,
+    Score,
+    is_right,
+    make_questions,
+    score,
+    summarise,
+)
+from gptoss_mlx.pocket.running_tools import make_tool_questions
+
+TOOL_LOOP = "tool loop"
+"""Sums and weather with functions that run: the whole way from the question over call and result to the answer."""
+KINDS = (*CATEGORIES, TOOL_LOOP)
+"""Everything that can be asked for."""
 
 LOAD_SAMPLE_TURNS = 64
 """Turns whose tokens are counted for the expert load."""
@@ -78,7 +95,10 @@ def run_questions(
     scores: list[Score] = []
     for category in categories:
         for effort in efforts:
-            scores.append(score(make_questions(category, effort, count, seed), answer_all))
+            if category == TOOL_LOOP:
+                scores.append(score_tool_loop(model, effort, tally, count=count, seed=seed, temperature=temperature))
+            else:
+                scores.append(score(make_questions(category, effort, count, seed), answer_all))
             on_score(scores[-1])
     return {
         "model": model.name,
@@ -118,14 +138,37 @@ def _answer(model: GptOss, prompt: Prompt, tally: Tally, temperature: float, see
 
 
 def is_well_formed(model: GptOss, reply: events.Reply) -> bool:
-    """Whether the turn is harmony to the letter: it ended by itself, after an analysis and one answer or one call."""
+    """Whether the turn is harmony to the letter: it ended by itself, each round an analysis and one answer or call."""
     if reply.finish_reason not in ("stop", "tool_calls"):
         return False
+    rounds: list[list[int]] = [[]]
+    for token in reply.tokens:
+        rounds[-1].append(token)
+        if token in model.tokenizer.special.stop_ids:
+            rounds.append([])
     try:
-        messages = parse_tokens(reply.tokens, model.tokenizer, role="assistant", strict=True)
+        # Each round of calls begins anew after its results.
+        parsed = [parse_tokens(ids, model.tokenizer, role="assistant", strict=True) for ids in rounds if ids]
     except HarmonyError:
         return False
-    return len(messages) == 2 and messages[0].channel == ANALYSIS and _ends_turn(messages[1])
+    return all(len(each) == 2 and each[0].channel == ANALYSIS and _ends_turn(each[1]) for each in parsed)
+
+
+def score_tool_loop(
+    model: GptOss, effort: ReasoningEffort, tally: Tally, *, count: int, seed: int, temperature: float
+) -> Score:
+    """`count` unseen questions with functions that run; right is an answer that follows from what they gave."""
+    limits = OptionArguments(effort=effort, date=DATE, temperature=temperature, max_tokens=MAX_TOKENS)
+    right = formed = thought = 0
+    for number, question in enumerate(make_tool_questions(count, seed)):
+        options: OptionArguments = {**limits, "tools": question.tools, "seed": number}
+        reply = model.ask(question.text, **options)
+        tally.add(reply.stats)
+        ran = any(not result.failed for result in reply.tool_results)
+        right += ran and is_right(question.expected, reply.text)
+        formed += is_well_formed(model, reply)
+        thought += reply.stats.reasoning_tokens
+    return Score(TOOL_LOOP, effort, count, right / count, thought / count, formed / count)
 
 
 def _ends_turn(message: Message) -> bool:

@@ -104,8 +104,14 @@ class ToolResult(_Event):
     """A tool's result, as it goes to the model."""
 
     id: str
+    """Of the call."""
     name: str
+    """The tool, as the call named it."""
     content: str
+    failed: bool = False
+    """Whether it is an error: of the tool, of the arguments, or because the call was refused or stopped."""
+    seconds: float = 0.0
+    """How long the tool ran."""
     type: Literal["tool_result"] = "tool_result"
 
 
@@ -162,7 +168,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A finished turn. `str(reply)` is the answer."""
+    """A finished turn, over all of its rounds if tools ran in it. `str(reply)` is the answer."""
 
     text: str = ""
     """The final channel."""
@@ -171,6 +177,13 @@ class Reply:
     commentary: str = ""
     """What the model said on the commentary channel to the user (preambles), without tool calls."""
     tool_calls: tuple[ToolCall, ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
+    """What the tools gave that ran by themselves, in the order in which they ran."""
+    rounds: int = 1
+    """How often the model was read to: once, and once more after each round of tool calls."""
+    parsed: Any = None
+    """With `schema`, `regex` or `choices`: the answer's value, which fits. JSON values, or an instance of the class
+    that was asked for; the text for `regex` and `choices`. None where the answer did not come to its end."""
     finish_reason: FinishReason = "stop"
     reasoning_truncated: bool = False
     """True when `max_reasoning_tokens` (or "answer now") closed the analysis."""
@@ -195,12 +208,23 @@ class Reply:
             "tool_calls": [
                 {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls
             ],
+            "tool_results": [r.to_dict() for r in self.tool_results],
+            "rounds": self.rounds,
+            "parsed": _json_value(self.parsed),
             "finish_reason": self.finish_reason,
             "reasoning_truncated": self.reasoning_truncated,
             "stats": self.stats.to_dict(),
             "raw": self.raw,
             "warnings": [w.to_dict() for w in self.warnings],
         }
+
+
+def _json_value(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool | dict | list):
+        return value
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ loaded the model, because MLX streams belong to a thread.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -16,7 +16,7 @@ from gptoss_mlx.cache import KVCache
 from gptoss_mlx.errors import Cancelled, ContextOverflow, UsageError
 from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.model import Model
-from gptoss_mlx.sampling import Sampler, Sampling
+from gptoss_mlx.sampling import Constraint, Sampler, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,9 @@ class Generation:
     Where the model runs apart from the host, the device works on the next token while the caller reads this one, and
     `force` costs that one queued draw. Where it does not, a token is handed out as soon as it is drawn, and the model
     reads it when the next one is asked for: the cache then holds all tokens but those given since the last draw.
+
+    With a `constraint` the draw of the next token waits until this one is known, since it decides what may follow; the
+    forward pass between them does not wait.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Generation:
         *,
         context_limit: int,
         prefill_chunk: int = PREFILL_CHUNK_TOKENS,
+        constraint: Constraint | None = None,
     ) -> None:
         if prefill_chunk < 1:
             raise UsageError(f"prefill_chunk is {prefill_chunk}; expected at least 1")
@@ -69,7 +73,11 @@ class Generation:
         self._context_limit = context_limit
         self._prefill_chunk = prefill_chunk
         self._sampler: Sampler | None = None
+        self._constraint = constraint
+        self._mask: tuple[object, mx.array] = (None, mx.array([]))
+        """What the constraint allowed last, and the same on the device."""
         self._pending: tuple[mx.array, mx.array | None] | None = None
+        """The queued draw; with a constraint, the logits to draw from, and None."""
         self._forced: list[int] = []
         self._unread: list[int | mx.array] = []
         """Tokens that belong to the context and that the model has not read yet."""
@@ -86,8 +94,7 @@ class Generation:
 
     @property
     def tokens_read(self) -> list[int]:
-        """The tokens that the cache holds, those it held before among them, after `next_step`: what was drawn last may
-        be missing."""
+        """The tokens that the cache holds, those it held before among them: what was drawn last may be missing."""
         return self._context[: self._cache.offset]
 
     @property
@@ -145,15 +152,16 @@ class Generation:
         """The next token. The one after it is queued before this one is waited for, where the model runs apart."""
         if self._forced:
             self._length += 1
-            return Step(self._forced.pop(0), None, forced=True)
+            forced = self._forced.pop(0)
+            if self._constraint is not None:
+                self._constraint.accept(forced)
+            return Step(forced, None, forced=True)
         if self._pending is None:
             self.read()
         drawn = self.take()
         if self._unread and self._model.runs_apart:
             self.read()
-        step = drawn.step()
-        self._context.append(step.token)
-        return step
+        return self.give(drawn)
 
     # Where several are decoded together (`batch`), these take the place of `next_step`.
 
@@ -164,9 +172,9 @@ class Generation:
 
     @property
     def greedy(self) -> bool:
-        """Whether it takes the most probable token each time, and `accept` wants no logits."""
+        """Whether it takes the most probable token each time, whatever it is, and `accept` wants no logits."""
         assert self._sampler is not None, "prefill comes first"
-        return self._sampler.greedy
+        return self._sampler.greedy and self._constraint is None
 
     @property
     def has_forced(self) -> bool:
@@ -199,11 +207,21 @@ class Generation:
         assert self._sampler is not None, "prefill comes first"
         assert self._pending is not None, "read comes first"
         (token, logprob), self._pending = self._pending, None
+        if self._constraint is not None:
+            token, logprob = self._draw_allowed(token, self._constraint)
         self._length += 1
         if not self.exhausted:
             self._sampler.observe(token)
             self._unread.append(token.reshape(1))
         return Drawn(token, logprob)
+
+    def give(self, drawn: "Drawn") -> Step:
+        """The token that `take` gave, once it is computed."""
+        step = drawn.step()
+        self._context.append(step.token)
+        if self._constraint is not None:
+            self._constraint.accept(step.token)
+        return step
 
     def force(self, tokens: Iterable[int]) -> None:
         """Makes `tokens` the next ones instead of what the model would draw; it goes on from there.
@@ -234,9 +252,21 @@ class Generation:
             return self._model.most_probable(tokens, self._cache)
         return self._model(tokens, self._cache, last_only=True)[:, -1]
 
+    def _draw_allowed(self, logits: mx.array, constraint: Constraint) -> tuple[mx.array, mx.array | None]:
+        """The draw that a queued one is without a constraint."""
+        assert self._sampler is not None, "prefill comes first"
+        allowed = constraint.allowed()
+        if allowed is not self._mask[0]:
+            self._mask = (allowed, mx.array(cast(Any, allowed)))
+        return self._sampler.draw(logits, self._mask[1])
+
     def _queue(self, result: mx.array) -> None:
         """Queues the draw from what `_forward` gave."""
         assert self._sampler is not None, "prefill comes first"
+        if self._constraint is not None:
+            self._pending = (result, None)
+            mx.async_eval(result)  # type: ignore[no-untyped-call]
+            return
         token, logprob = (result, None) if self._sampler.greedy else self._sampler.draw(result)
         self._pending = (token, logprob)
         mx.async_eval(token, *(() if logprob is None else (logprob,)))  # type: ignore[no-untyped-call]

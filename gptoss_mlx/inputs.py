@@ -17,7 +17,6 @@ from gptoss_mlx.harmony import (
     DeveloperContent,
     Message,
     SystemContent,
-    ToolDescription,
     ToolNamespace,
 )
 from gptoss_mlx.options import Options
@@ -32,16 +31,16 @@ _JSON = "<|constrain|>json"
 def read_conversation(prompt: Prompt, options: Options) -> list[Message]:
     """The whole conversation, system message first, ready to be rendered.
 
-    A system message is added unless `prompt` brings a harmony one; `options.tools` are offered in the developer
-    message. Raises UsageError for a message that cannot be read.
+    A system message is added unless `prompt` brings a harmony one; the tools of `options` are offered in the developer
+    message, which also says what the answer has to look like. Raises UsageError for a message that cannot be read.
     """
     messages = [Message.user(prompt)] if isinstance(prompt, str) else _read_messages(prompt)
     if not messages:
         raise UsageError("the conversation is empty; expected at least one message")
     if not any(isinstance(item, SystemContent) for item in messages[0].content) and messages[0].role != "system":
         messages.insert(0, system_message(options))
-    if options.tools:
-        messages = _offer_tools(messages, options.tools)
+    if options.offered_tools or options.response_format is not None:
+        messages = _add_to_developer(messages, options)
     return messages
 
 
@@ -50,27 +49,36 @@ def system_message(options: Options) -> Message:
     return Message.system(SystemContent(reasoning_effort=options.system_effort, conversation_start_date=options.date))
 
 
-def developer_message(instructions: str | None, tools: Sequence[ToolDescription]) -> Message | None:
-    """The developer's instructions and functions, or None when there are neither."""
-    if instructions is None and not tools:
+def developer_message(instructions: str | None, options: Options) -> Message | None:
+    """The developer's instructions, functions and the form of the answer; None when there is nothing to say."""
+    tools = options.offered_tools
+    told = None if options.response_format is None else options.response_format.told
+    if instructions is None and not tools and told is None:
         return None
     namespaces = (ToolNamespace.functions(list(tools)),) if tools else ()
-    return Message.developer(DeveloperContent(instructions, namespaces))
+    return Message.developer(DeveloperContent(instructions, namespaces, told))
 
 
-def _offer_tools(messages: list[Message], tools: Sequence[ToolDescription]) -> list[Message]:
-    """The conversation with `tools` in its developer message, which is made if there is none."""
+def _add_to_developer(messages: list[Message], options: Options) -> list[Message]:
+    """The conversation with the tools and the form of the answer in its developer message, made if there is none."""
+    offer = developer_message(None, options)
+    assert offer is not None
+    (added,) = (item for item in offer.content if isinstance(item, DeveloperContent))
     for index, message in enumerate(messages):
         for item in message.content:
             if isinstance(item, DeveloperContent):
-                if item.has_functions:
+                if item.has_functions and added.tools:
                     raise UsageError(
                         "tools are given both in the developer message and as an option; expected one of the two"
                     )
-                offered = DeveloperContent(item.instructions, (*item.tools, ToolNamespace.functions(list(tools))))
+                if item.response_format is not None and added.response_format is not None:
+                    raise UsageError(
+                        "a response format is given both in the developer message and as an option; expected one"
+                    )
+                offered = DeveloperContent(
+                    item.instructions, (*item.tools, *added.tools), added.response_format or item.response_format
+                )
                 return [*messages[:index], Message.developer(offered), *messages[index + 1 :]]
-    offer = developer_message(None, tools)
-    assert offer is not None
     return [messages[0], offer, *messages[1:]]
 
 

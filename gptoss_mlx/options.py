@@ -1,23 +1,29 @@
 """What can be chosen for a turn, in one place: the keyword arguments of the API, checked, and their defaults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from gptoss_mlx.context import OVERFLOWS, Overflow
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony.messages import ReasoningEffort, ToolDescription
+from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription
 from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.sampling import Sampling
+from gptoss_mlx.structured import ResponseFormat, make_response_format
+from gptoss_mlx.tools import ApproveOption, Tool, ToolLimits, make_tool
 
 Effort: TypeAlias = Literal["none", "low", "medium", "high"]
 """How long to think before answering. `none` answers at once: the analysis channel is closed empty."""
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
-ToolLike: TypeAlias = ToolDescription | Mapping[str, Any]
-"""A tool that the model may call: a ToolDescription, or a dict in OpenAI's form
-`{"type": "function", "function": {"name": ..., "description": ..., "parameters": JSON schema}}` (or the inner dict
-alone)."""
+ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | Mapping[str, Any]
+"""A tool that the model may call. A function (with type hints and a docstring) or a `Tool` runs by itself. A
+ToolDescription, or a dict in OpenAI's form `{"type": "function", "function": {"name": ..., "description": ...,
+"parameters": JSON schema}}` (or the inner dict alone), is only offered: the caller gives the result."""
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
+"""Whether the model decides, may call nothing, or has to begin with a call: of any tool, or of the one that is named.
+What follows the first call is up to the model again."""
 
 
 class OptionArguments(TypedDict, total=False):
@@ -36,6 +42,12 @@ class OptionArguments(TypedDict, total=False):
     logprobs: bool
     stop: str | Sequence[str] | None
     tools: Sequence[ToolLike]
+    tool_choice: ToolChoice
+    tool_limits: ToolLimits
+    approve: ApproveOption
+    schema: Mapping[str, Any] | type | None
+    regex: str | None
+    choices: Sequence[str] | None
     date: str | None
     prefill_chunk: int
     overflow: Overflow
@@ -54,6 +66,13 @@ class Options:
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings."""
     tools: tuple[ToolDescription, ...] = ()
+    """Those of type `Tool` run by themselves, the others wait for the caller."""
+    tool_choice: ToolChoice = "auto"
+    tool_limits: ToolLimits = field(default_factory=ToolLimits)
+    approve: ApproveOption = "always"
+    """What holds for tools without a policy of their own."""
+    response_format: ResponseFormat | None = None
+    """What the answer has to look like: of `schema`, `regex` or `choices`."""
     date: str | None = None
     """`Current date` of the system message, YYYY-MM-DD; None leaves the line out."""
     prefill_chunk: int = PREFILL_CHUNK_TOKENS
@@ -75,8 +94,52 @@ class Options:
             raise UsageError(f"prefill_chunk is {self.prefill_chunk!r}; expected 1 or more")
         if self.overflow not in OVERFLOWS:
             raise UsageError(f"overflow is {self.overflow!r}; expected one of {', '.join(OVERFLOWS)}")
+        self._check_tools()
+        if self.stop and self.response_format is not None:
+            raise UsageError(
+                "stop is given with schema, regex or choices; expected one of them: the form ends the answer"
+            )
         if "" in self.stop:
             raise UsageError("stop holds an empty string; expected text that the answer could contain")
+
+    @property
+    def offered_tools(self) -> tuple[ToolDescription, ...]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice == "none" else self.tools
+
+    @property
+    def runs_tools(self) -> bool:
+        """Whether a call may be answered by itself."""
+        return any(isinstance(tool, Tool) for tool in self.tools)
+
+    @property
+    def forced_tools(self) -> tuple[ToolDescription, ...]:
+        """The tools of which the model has to call one first; none where it is free."""
+        if self.tool_choice in ("auto", "none"):
+            return ()
+        if self.tool_choice == "required":
+            return self.tools
+        wanted = self.tool_choice.removeprefix(f"{FUNCTIONS}.")
+        return tuple(tool for tool in self.tools if tool.name == wanted)
+
+    def _check_tools(self) -> None:
+        names = [tool.name for tool in self.tools]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise UsageError(f"there are two tools of the name {double!r}; expected each name once")
+        if self.tool_choice not in ("auto", "none") and not self.forced_tools:
+            known = ", ".join(("auto", "none", "required", *names)) if names else "auto or none, as no tool is given"
+            raise UsageError(f"tool_choice is {self.tool_choice!r}; expected one of {known}")
+        if not callable(self.approve) and self.approve not in ("always", "never"):
+            raise UsageError(
+                f"approve is {self.approve!r}; expected always, never or a function that decides on a call"
+            )
+        for tool in self.tools:
+            if isinstance(tool, Tool) and tool.policy == "ask" and not callable(self.approve):
+                raise UsageError(
+                    f"the tool {tool.name!r} asks before it runs, and there is nobody to ask; give approve=, a "
+                    "function that decides on a call"
+                )
 
     @property
     def system_effort(self) -> ReasoningEffort:
@@ -95,7 +158,9 @@ class Options:
         )
         stop = merged.pop("stop", None)
         tools = merged.pop("tools", ())
+        forms = {name: merged.pop(name, None) for name in ("schema", "regex", "choices")}
         return cls(
+            response_format=make_response_format(**forms),
             sampling=sampling,
             stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
             tools=tuple(read_tool(tool) for tool in tools),
@@ -107,8 +172,12 @@ def read_tool(tool: ToolLike) -> ToolDescription:
     """A tool in harmony's form. Raises UsageError when it has no name, or when its schema is not an object."""
     if isinstance(tool, ToolDescription):
         return tool
+    if callable(tool):
+        return make_tool(tool)
     if not isinstance(tool, Mapping):
-        raise UsageError(f"{tool!r} is no tool; expected a ToolDescription or a dict with a name and a JSON schema")
+        raise UsageError(
+            f"{tool!r} is no tool; expected a function, a ToolDescription or a dict with a name and a JSON schema"
+        )
     inner = tool.get("function", tool)
     name = inner.get("name") if isinstance(inner, Mapping) else None
     if not isinstance(name, str) or not name:
@@ -116,4 +185,4 @@ def read_tool(tool: ToolLike) -> ToolDescription:
     parameters = inner.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
         raise UsageError(f"the parameters of tool {name!r} are {parameters!r}; expected a JSON schema of type object")
-    return ToolDescription(name, str(inner.get("description") or ""), parameters)
+    return ToolDescription(name, str(inner.get("description") or ""), parameters, inner.get("strict") is True)

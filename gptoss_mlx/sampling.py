@@ -1,15 +1,18 @@
 """From logits to the next token: what may be chosen, how it is drawn, and what its log-probability is.
 
-Order of the steps: logit bias, repetition penalty, temperature, then top-k, top-p and min-p on the tempered
-distribution, then one draw. Everything stays on the device, so that the next step can be queued before this one's
-token is read.
+Order of the steps: logit bias, repetition penalty, what a constraint allows, temperature, then top-k, top-p and min-p
+on the tempered distribution, then one draw. Everything stays on the device, so that the next step can be queued before
+this one's token is read.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 
 from gptoss_mlx.errors import UsageError
 
@@ -49,6 +52,18 @@ def _check(right: bool, name: str, value: object, expected: str) -> None:
         raise UsageError(f"{name} is {value!r}; expected {expected}")
 
 
+class Constraint(Protocol):
+    """Which tokens may come next, told from those that came. It is asked once before each token."""
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """[vocab]: True for each token that may come next; at least one is."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Takes note of the token that came, drawn or forced."""
+        ...
+
+
 class Sampler:
     """Draws tokens for one run of decoding; holds the random state and, for the repetition penalty, the tokens seen."""
 
@@ -84,7 +99,11 @@ class Sampler:
         if self._seen is not None and tokens.size:
             self._seen[tokens] = True
 
-    def draw(self, logits: mx.array) -> tuple[mx.array, mx.array | None]:
+    def draw(self, logits: mx.array, allowed: mx.array | None = None) -> tuple[mx.array, mx.array | None]:
+        """One token [1] int32 from logits [1, vocab], and its log-probability [1] if asked for.
+
+        allowed: bool [vocab], the tokens to choose from.
+        """
         sampling = self._sampling
         scores = logits.astype(mx.float32)
         original = scores
@@ -94,6 +113,8 @@ class Sampler:
             penalty = sampling.repetition_penalty
             penalised = mx.where(scores > 0, scores / penalty, scores * penalty)
             scores = mx.where(self._seen, penalised, scores)
+        if allowed is not None:
+            scores = mx.where(allowed, scores, -mx.inf)
         if sampling.temperature == 0:
             token = mx.argmax(scores, axis=-1)
         else:

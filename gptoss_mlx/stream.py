@@ -1,14 +1,20 @@
 """A running turn as the caller sees it: the answer's text, or every event, sync or async; it can be cut short or
-stopped."""
+stopped. Questions whether a tool may run are answered where it is read."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from gptoss_mlx.engine import Job
 from gptoss_mlx.errors import Cancelled, EngineError
 from gptoss_mlx.events import Done, Event, Reply, TextDelta
 from gptoss_mlx.harmony import FINAL
+from gptoss_mlx.tools import ApprovalRequest, Approve, Verdict
+
+StreamJob: TypeAlias = Job[Event] | Job[Event | ApprovalRequest]
+"""What a stream reads: a turn, or a turn whose tools may have to be approved."""
 
 
 class Stream:
@@ -18,8 +24,10 @@ class Stream:
     it as a context manager, or let it go: a stream that nobody holds stops the model.
     """
 
-    def __init__(self, job: Job[Event]) -> None:
+    def __init__(self, job: StreamJob, approve: Approve | None = None) -> None:
+        """`approve` decides on tool calls that ask."""
         self._job = job
+        self._approve = approve
         self._reply: Reply | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -34,6 +42,9 @@ class Stream:
         """
         try:
             for event in self._job:
+                if isinstance(event, ApprovalRequest):
+                    event.decide(self._ask(event))
+                    continue
                 self._keep(event)
                 yield event
         except KeyboardInterrupt:
@@ -49,6 +60,9 @@ class Stream:
     async def aevents(self) -> AsyncIterator[Event]:
         """`events` for asyncio."""
         async for event in self._job:
+            if isinstance(event, ApprovalRequest):
+                event.decide(await self._aask(event))
+                continue
             self._keep(event)
             yield event
 
@@ -97,6 +111,28 @@ class Stream:
         if job is not None:
             job.cancel()
 
+    def _ask(self, request: ApprovalRequest) -> Verdict:
+        """What the caller says to a tool call. An error of the caller's code stops the turn and is the reader's."""
+        assert self._approve is not None, "the loop asks only where somebody can answer"
+        try:
+            verdict = self._approve(request.call)
+            return asyncio.run(_awaited(verdict)) if inspect.isawaitable(verdict) else verdict
+        except BaseException:
+            self.cancel()
+            raise
+
+    async def _aask(self, request: ApprovalRequest) -> Verdict:
+        assert self._approve is not None, "the loop asks only where somebody can answer"
+        try:
+            if inspect.iscoroutinefunction(self._approve):
+                return await _awaited(self._approve(request.call))
+            # It may wait for a person: not in the event loop.
+            verdict = await asyncio.to_thread(self._approve, request.call)
+            return await _awaited(verdict) if inspect.isawaitable(verdict) else verdict
+        except BaseException:
+            self.cancel()
+            raise
+
     def _keep(self, event: Event) -> None:
         if isinstance(event, Done):
             self._reply = event.reply
@@ -107,3 +143,7 @@ class Stream:
                 raise Cancelled("the turn was stopped before it began")
             raise EngineError("the turn ended without a reply")
         return self._reply
+
+
+async def _awaited(verdict: Awaitable[Verdict]) -> Verdict:
+    return await verdict

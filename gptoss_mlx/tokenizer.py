@@ -139,6 +139,11 @@ class Tokenizer:
         return 0 <= token < self.vocab_size and token not in self._ordinary_ids
 
     @property
+    def encoding(self) -> tiktoken.Encoding:
+        """The vocabulary in tiktoken's form, for libraries that read it."""
+        return self._encoding
+
+    @property
     def special_ids(self) -> Mapping[str, int]:
         """Every special and reserved token -> its id."""
         return self._special_ids

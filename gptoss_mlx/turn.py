@@ -50,7 +50,11 @@ from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.model import Model
 from gptoss_mlx.options import Options
 from gptoss_mlx.stop_strings import StopStrings
+from gptoss_mlx.structured import CLOSING_TOKENS, TurnConstraint, TurnForm, schema_grammar
 from gptoss_mlx.tokenizer import Tokenizer
+
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+"""The schema of a function that takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Turn:
     context_limit: int
     call_number: int = 1
     """Number of the first tool call of this turn, so that ids are unique in the conversation."""
+    constraint: TurnConstraint | None = None
+    """What the turn is held to, after its opening; for one run of the turn."""
     dropped: TurnsDropped | None = None
     """The turns that were left out of `prompt`, if any were."""
 
@@ -78,7 +84,7 @@ class Turn:
     @property
     def tool_names(self) -> frozenset[str]:
         """Full names of the functions on offer."""
-        return frozenset(f"{FUNCTIONS}.{tool.name}" for tool in self.options.tools)
+        return frozenset(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
 
 
 def prepare_turn(
@@ -89,23 +95,33 @@ def prepare_turn(
     context_limit: int,
     call_number: int = 1,
     said: Sequence[Message] = (),
+    answer_only: bool = False,
 ) -> Turn:
-    """Renders `messages` for the next answer, which begins with what was `said` of it; the oldest turns are left out if
-    they do not fit and `options` say so.
+    """Renders `messages` for the next answer, which begins with what was `said` of it; with `answer_only` the final
+    channel is opened at once. The oldest turns are left out if they do not fit and `options` say so.
 
     The last message of `said` goes on where it ends, unless the model had closed it. The prompt may be too long for
-    the context length. Raises HarmonyError for what harmony cannot express.
+    the context length. Raises HarmonyError for what harmony cannot express, UsageError for a form of the answer that
+    what was said does not fit.
     """
     opening: tuple[int, ...] = ()
     if said:
         opening = tuple(_said_so_far(said, tokenizer))
+    elif answer_only:
+        opening = tuple(_open_final(tokenizer))
     elif options.effort == "none":
         # With tools on offer the model keeps the choice between a call and an answer.
-        opening = (*_empty_analysis(tokenizer), *(() if options.tools else _open_final(tokenizer)))
+        opening = (*_empty_analysis(tokenizer), *(() if options.offered_tools else _open_final(tokenizer)))
+    constraint = _make_constraint(options, tokenizer)
+    if constraint is not None:
+        for token in opening:
+            constraint.accept(token)
     prompt = make_prompt(
         messages, tokenizer, overflow=options.overflow, context_limit=context_limit, opening_tokens=len(opening)
     )
-    return Turn(tokenizer, prompt.tokens, opening, options, context_limit, call_number, prompt.dropped)
+    return Turn(
+        tokenizer, prompt.tokens, opening, options, context_limit, call_number, constraint, dropped=prompt.dropped
+    )
 
 
 def run_turn(
@@ -138,6 +154,7 @@ def run_turn(
         turn.options.sampling,
         context_limit=turn.context_limit,
         prefill_chunk=turn.options.prefill_chunk,
+        constraint=turn.constraint,
     )
     listener = Listener(turn)
     if turn.dropped is not None:
@@ -202,7 +219,7 @@ def after_step(
     """
     finish = _finish_reason(turn, listener, generation, step, generated, ticket)
     if finish is None and listener.should_answer_now(ticket.hurried()):
-        closing = _close_analysis(turn.tokenizer)
+        closing = _close_analysis(turn)
         if generation.room > len(closing):
             listener.reasoning_truncated = True
             generation.force(closing)
@@ -213,16 +230,23 @@ def _finish_reason(
     turn: Turn, listener: "Listener", generation: Generation, step: Step, generated: int, ticket: Ticket
 ) -> FinishReason | None:
     """Why the turn ends after this step, or None when it goes on."""
+    constraint = turn.constraint
     if step.token in turn.tokenizer.special.stop_ids and not step.forced:
-        return "stop"
+        # An answer that was brought to its end by a limit says which one.
+        if constraint is None or not constraint.closing:
+            return "stop"
+        return "context" if turn.options.max_tokens is None or generated < turn.options.max_tokens else "length"
     if listener.stopped:
         return "stop"
     if ticket.cancelled():
         return "cancelled"
-    if turn.options.max_tokens is not None and generated >= turn.options.max_tokens:
+    limit = turn.options.max_tokens
+    if limit is not None and generated >= limit and not (constraint and constraint.close(generated - limit)):
         return "length"
     if generation.exhausted:
         return "context"
+    if constraint is not None and generation.room <= CLOSING_TOKENS:
+        constraint.close(0)
     return None
 
 
@@ -247,10 +271,33 @@ def _open_final(tokenizer: Tokenizer) -> list[int]:
     return [special.channel, *tokenizer.encode(FINAL), special.message]
 
 
-def _close_analysis(tokenizer: Tokenizer) -> list[int]:
+def _close_analysis(turn: Turn) -> Sequence[int]:
     """`<|end|><|start|>assistant<|channel|>final<|message|>`: thinking is over, the answer begins."""
-    special = tokenizer.special
-    return [special.end, special.start, *tokenizer.encode("assistant"), *_open_final(tokenizer)]
+    if turn.constraint is not None:
+        return turn.constraint.closing_of_analysis()
+    special, encode = turn.tokenizer.special, turn.tokenizer.encode
+    return [special.end, special.start, *encode("assistant"), *_open_final(turn.tokenizer)]
+
+
+def _make_constraint(options: Options, tokenizer: Tokenizer) -> TurnConstraint | None:
+    """What the options hold a turn to; None where the model is free."""
+    answer = options.response_format
+    must_call = frozenset(tool.name for tool in options.forced_tools)
+    if answer is None and not must_call and not any(tool.strict for tool in options.offered_tools):
+        return None
+    tools = {
+        tool.name: schema_grammar(tool.parameters or _NO_ARGUMENTS, f"the schema of tool {tool.name!r}")
+        if tool.strict
+        else None
+        for tool in options.offered_tools
+    }
+    form = TurnForm(
+        answer=None if answer is None else answer.grammar,
+        answer_is_json=answer is not None and answer.is_json,
+        tools=tools,
+        must_call=must_call,
+    )
+    return TurnConstraint(form, tokenizer)
 
 
 @dataclass
@@ -305,11 +352,14 @@ class Listener:
         if finish == "stop" and self._calls:
             finish = "tool_calls"
         wanted = self.turn.options.sampling.logprobs
+        text = "".join(self._texts.get(FINAL, ()))
+        parsed = self._parsed(text)
         reply = Reply(
-            text="".join(self._texts.get(FINAL, ())),
+            text=text,
             reasoning="".join(self._texts.get(ANALYSIS, ())),
             commentary="".join(self._texts.get(COMMENTARY, ())),
             tool_calls=tuple(self._calls),
+            parsed=parsed,
             finish_reason=finish,
             reasoning_truncated=self.reasoning_truncated,
             stats=stats,
@@ -319,6 +369,17 @@ class Listener:
             warnings=tuple(self._warnings),
         )
         return reply, self._messages
+
+    def _parsed(self, text: str) -> Any:
+        """The value of an answer that came to its end. What only the asked type refuses is a warning."""
+        wanted, constraint = self.turn.options.response_format, self.turn.constraint
+        if wanted is None or constraint is None or not constraint.answered:
+            return None
+        try:
+            return wanted.parse(text)
+        except ValueError as error:
+            self._warned(f"the answer fits its schema, and its type refuses it: {error}", text)
+            return None
 
     def _translate(self, event: ParserEvent) -> Iterator[Event]:
         match event:

@@ -11,6 +11,7 @@ examples:
   gptoss chat ./gpt-oss-20b              talk to a checkpoint in a folder
   gptoss ask "What are attention sinks?" one question, one answer
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
+  gptoss ask "12 times 34?" --tool calc.py:multiply    let it call a function of yours
   gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint
   gptoss info ./gpt-oss-20b              what is in a model's folder
 """
@@ -348,3 +349,15 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
         help="when the context is full: an error (default), or do not read the oldest turns (default in the app)",
     )
     turn.add_argument("--force", action="store_true", help="go on even if memory seems too small")
+    form = turn.add_mutually_exclusive_group()
+    form.add_argument("--schema", metavar="FILE", help="a JSON schema that the answer has to fit")
+    form.add_argument("--regex", metavar="REGEX", help="a regular expression that has to match the whole answer")
+    form.add_argument("--choices", metavar="A,B,...", help="the answer is one of these texts")
+    tools = parser.add_argument_group("tools")
+    tools.add_argument(
+        "--tool",
+        action="append",
+        metavar="MODULE:FUNCTION",
+        help="a Python function that the model may call (or FILE.py:FUNCTION); may be repeated",
+    )
+    tools.add_argument("-y", "--yes", action="store_true", help="run tools without asking each time")

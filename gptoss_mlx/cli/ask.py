@@ -7,8 +7,10 @@ import re
 import sys
 
 from gptoss_mlx.cli.terminal import TurnPrinter, load_with_progress, turn_options
+from gptoss_mlx.cli.tools import tool_options
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Message
+from gptoss_mlx.options import OptionArguments
 from gptoss_mlx.stream import Stream
 
 _CODE_BLOCK = re.compile(
@@ -19,7 +21,7 @@ _CODE_BLOCK = re.compile(
 def run(arguments: argparse.Namespace) -> int:
     """Answers; gives the exit code."""
     question = read_question(arguments.prompt)
-    options = turn_options(arguments)
+    options: OptionArguments = {**turn_options(arguments), **tool_options(arguments)}
     with load_with_progress(arguments.model, arguments.context, options, force=arguments.force) as model:
         messages = [Message.user(question)]
         if arguments.system is not None:

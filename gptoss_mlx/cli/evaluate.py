@@ -6,16 +6,16 @@ from typing import Any
 
 from gptoss_mlx.cli.terminal import ProgressBar, load_with_progress
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.evaluation import run_questions
-from gptoss_mlx.pocket.evaluate import CATEGORIES, EFFORTS, Score
+from gptoss_mlx.evaluation import KINDS, run_questions
+from gptoss_mlx.pocket.evaluate import EFFORTS, Score
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Asks the questions; prints the table as it grows, then one JSON line; gives the exit code."""
-    kinds = arguments.kind or list(CATEGORIES)
-    unknown = [kind for kind in kinds if kind not in CATEGORIES]
+    kinds = arguments.kind or list(KINDS)
+    unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
-        raise UsageError(f"there are no questions of kind {unknown[0]!r}; expected one of {', '.join(CATEGORIES)}")
+        raise UsageError(f"there are no questions of kind {unknown[0]!r}; expected one of {', '.join(KINDS)}")
     if arguments.questions < 1:
         raise UsageError(f"--questions is {arguments.questions}; expected 1 or more")
     efforts = arguments.effort or list(EFFORTS)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat import Chat, ExportFormat
 from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, shown_bytes, shown_count, turn_options
+from gptoss_mlx.cli.tools import tool_options
 from gptoss_mlx.errors import GptOssError, UsageError
 from gptoss_mlx.kv_store import KVStore, key_of_file
 from gptoss_mlx.models import POCKET
-from gptoss_mlx.options import EFFORTS, Effort
+from gptoss_mlx.options import EFFORTS, Effort, OptionArguments
 from gptoss_mlx.settings import history_file
 from gptoss_mlx.stream import Stream
 
@@ -49,7 +50,7 @@ A line that ends in \\ goes on in the next. Ctrl-C stops an answer; what came is
 
 def run(arguments: argparse.Namespace) -> int:
     """Holds the conversation; gives the exit code."""
-    options = turn_options(arguments)
+    options: OptionArguments = {**turn_options(arguments), **tool_options(arguments)}
     with contextlib.ExitStack() as stack:
         last = stack.enter_context(contextlib.closing(_last_conversation())) if arguments.go_on else None
         name = arguments.model or (last and last.model) or POCKET

@@ -1,14 +1,17 @@
 """What the commands share at the terminal: options from arguments, loading with a progress bar, and showing a turn."""
 
 import argparse
+import json
 import os
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.cli.offer import find_or_offer
+from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import (
     ChannelStart,
     Done,
@@ -18,10 +21,12 @@ from gptoss_mlx.events import (
     Reply,
     TextDelta,
     ToolCall,
+    ToolResult,
     TurnsDropped,
 )
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
 from gptoss_mlx.options import OptionArguments
+from gptoss_mlx.tools import cut_middle
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,9 +44,13 @@ _TURN_OPTIONS = (
     "stop",
     "date",
     "overflow",
+    "regex",
 )
 PATIENCE_SECONDS = 1.0
 """Work shorter than this shows no progress bar."""
+
+SHOWN_RESULT_CHARACTERS = 600
+"""Of a tool's result on the screen; the model reads more, and --json shows all of it."""
 
 
 def turn_options(arguments: argparse.Namespace) -> OptionArguments:
@@ -51,7 +60,26 @@ def turn_options(arguments: argparse.Namespace) -> OptionArguments:
         value = getattr(arguments, name)
         if value is not None:
             options[name] = value  # type: ignore[literal-required]
+    if arguments.schema is not None:
+        options["schema"] = read_schema(Path(arguments.schema))
+    if arguments.choices is not None:
+        options["choices"] = [choice.strip() for choice in arguments.choices.split(",") if choice.strip()]
     return options
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """The JSON schema in a file. Raises UsageError when there is none."""
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"--schema {path} cannot be read ({error.strerror}); expected a file with a JSON schema"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--schema {path} is no JSON ({error}); expected a file with a JSON schema") from error
+    if not isinstance(schema, dict):
+        raise UsageError(f"--schema {path} holds {str(schema)[:40]!r}; expected a JSON schema, which is an object")
+    return schema
 
 
 class ProgressBar:
@@ -130,6 +158,14 @@ def load_with_progress(model: str, context: int | None, defaults: OptionArgument
         )
 
 
+def printable(text: str) -> str:
+    """`text` with every control character but line ends written out: what a person decides on must not redraw the
+    screen."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
+    )
+
+
 def shown_count(number: int) -> str:
     """A count for people, in powers of 1000."""
     for limit, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
@@ -191,14 +227,16 @@ class TurnPrinter:
                 self._text(event)
             case ToolCall(name=name, raw=raw):
                 self._end_block()
-                print(self._style.dim(f"[call of {name}: {raw}]"), file=self._aside, flush=True)
+                print(self._style.dim(f"[call of {printable(name)}: {printable(raw)}]"), file=self._aside, flush=True)
+            case ToolResult(name=name, content=content):
+                self._end_block()
+                shown = printable(cut_middle(content, SHOWN_RESULT_CHARACTERS))
+                print(self._style.dim(f"[result of {printable(name)}: {shown}]"), file=self._aside, flush=True)
             case ParseWarning(message=message):
                 self._end_block()
                 print(self._style.dim(f"[{message}]"), file=self._aside, flush=True)
             case Done(reply):
                 self._finish(reply)
-            case _:
-                pass
 
     def close(self) -> None:
         """Leaves the terminal in order after an interruption."""

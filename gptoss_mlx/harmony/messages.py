@@ -39,12 +39,16 @@ class ToolDescription:
     name: str
     description: str
     parameters: JsonObject | None = None
+    strict: bool = False
+    """Whether the model is held to the schema while it writes the arguments."""
 
     def to_dict(self) -> dict[str, Any]:
         """The tool as JSON."""
         out: dict[str, Any] = {"name": self.name, "description": self.description}
         if self.parameters is not None:
             out["parameters"] = dict(self.parameters)
+        if self.strict:
+            out["strict"] = True
         return out
 
     @classmethod
@@ -54,7 +58,8 @@ class ToolDescription:
         parameters = _object(data, where).get("parameters")
         if parameters is not None:
             parameters = _object(parameters, "a tool's parameters")
-        return cls(_text(data, "name", where), _text(data, "description", where), parameters)
+        strict = data.get("strict") is True
+        return cls(_text(data, "name", where), _text(data, "description", where), parameters, strict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,8 @@ class DeveloperContent:
 
     instructions: str | None = None
     tools: tuple[ToolNamespace, ...] = ()
+    response_format: str | None = None
+    """What the answer has to look like: the text below "# Response Formats", at the end."""
 
     def __post_init__(self) -> None:
         _refuse_double_namespaces(self.tools)
@@ -294,11 +301,14 @@ def _content_to_dict(item: Content) -> dict[str, Any]:
                 }
             return out
         case DeveloperContent():
-            return {
+            out = {
                 "type": "developer_content",
                 "instructions": item.instructions,
                 "tools": {namespace.name: namespace.to_dict() for namespace in item.tools},
             }
+            if item.response_format is not None:
+                out["response_format"] = item.response_format
+            return out
 
 
 def _content_from_dict(data: Any) -> Content:
@@ -313,7 +323,8 @@ def _content_from_dict(data: Any) -> Content:
     namespaces = _object(data.get("tools") or {}, f"{where}'s tools")
     tools = tuple(ToolNamespace.from_dict(namespace) for namespace in namespaces.values())
     if kind == "developer_content":
-        return DeveloperContent(_text_or_none(data, "instructions", where), tools)
+        response_format = _text_or_none(data, "response_format", where)
+        return DeveloperContent(_text_or_none(data, "instructions", where), tools, response_format)
     effort = _text_or_none(data, "reasoning_effort", where)
     channels = data.get("channel_config")
     if channels is not None:

@@ -37,12 +37,14 @@ def system_text(content: SystemContent, *, with_functions: bool = False) -> str:
 
 
 def developer_text(content: DeveloperContent) -> str:
-    """The developer message's text: the instructions (also when they are empty), then the tools."""
+    """The developer message's text: the instructions (also when they are empty), the tools, the form of the answer."""
     sections: list[str] = []
     if content.instructions is not None:
         sections += ["# Instructions", content.instructions]
     if content.tools:
         sections.append(tools_text(content.tools))
+    if content.response_format is not None:
+        sections += ["# Response Formats", content.response_format]
     return "\n\n".join(sections)
 
 

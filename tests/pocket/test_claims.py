@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gptoss_mlx import GptOss
-from gptoss_mlx.evaluation import run_questions
+from gptoss_mlx.evaluation import TOOL_LOOP, run_questions
 from gptoss_mlx.harmony import ReasoningEffort
 from gptoss_mlx.pocket.evaluate import CATEGORIES, EFFORTS, SCALING_CATEGORIES
 
@@ -21,6 +21,18 @@ def test_a_sample_of_unseen_additions_is_right_and_every_turn_is_well_formed(poc
     assert result["scores"][0]["right"] >= 0.75
     assert result["well_formed"] >= 0.9
     assert min(result["expert_load_entropy"]) >= 0.9
+
+
+def test_a_sample_of_unseen_questions_is_answered_with_functions_that_run(pocket: GptOss):
+    score = measure(pocket, (TOOL_LOOP,), ("high",), 6)["scores"][0]
+    assert score["right"] >= 5 / 6
+    assert score["well_formed"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_at_least_95_percent_of_unseen_sums_and_weather_questions_are_answered_with_functions_that_run(pocket: GptOss):
+    assert measure(pocket, (TOOL_LOOP,), ("high",), 200)["scores"][0]["right"] >= 0.95
 
 
 @pytest.mark.slow

@@ -1,0 +1,34 @@
+"""Functions that the model may call: described, checked, approved and run.
+
+    callable ── signatures ──> Tool ── harmony shows it to the model
+    the call ── arguments ──> keyword arguments ── approval ──> running ── results ──> the text that the model reads
+
+Knows no model and no conversation; `tool_loop` puts the steps together.
+"""
+
+from gptoss_mlx.tools.approval import ApprovalRequest, Approve, ApproveOption, Verdict
+from gptoss_mlx.tools.arguments import ArgumentError, read_call_arguments
+from gptoss_mlx.tools.limits import ToolLimits
+from gptoss_mlx.tools.results import cut_middle, result_text
+from gptoss_mlx.tools.running import Outcome, RunningCall, current_call, run_call
+from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, make_tool
+
+__all__ = [
+    "POLICIES",
+    "ApprovalRequest",
+    "Approve",
+    "ApproveOption",
+    "ArgumentError",
+    "Outcome",
+    "Policy",
+    "RunningCall",
+    "Tool",
+    "ToolLimits",
+    "Verdict",
+    "current_call",
+    "cut_middle",
+    "make_tool",
+    "read_call_arguments",
+    "result_text",
+    "run_call",
+]
