@@ -30,20 +30,26 @@ def settle(settings: ChatSettings, preferences: Preferences, model: str | None) 
     return settled if settled.effort is not None else replace(settled, effort=usual_effort(model))
 
 
-def make_chat(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str) -> "Chat":
-    """A chat that stands where the path ends. `settings` are settled ones."""
+def make_chat(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str, overflow: str) -> "Chat":
+    """A chat that stands where the path ends. `settings` are settled ones; `overflow` as in the preferences."""
     options: dict[str, object] = {
         field.name: value
         for field in fields(ChatSettings)
         if field.name != "instructions" and (value := getattr(settings, field.name)) is not None
     }
-    options["date"] = date
+    options |= {"date": date, "overflow": overflow}
     messages = [message for turn in path for message in _messages(turn, model.name)]
     return model.chat(developer=settings.instructions or None, turns=messages, **cast("OptionArguments", options))
 
 
 def begin_answer(
-    model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str, goes_on: bool = False
+    model: "GptOss",
+    path: Sequence[Turn],
+    settings: ChatSettings,
+    *,
+    date: str,
+    overflow: str,
+    goes_on: bool = False,
 ) -> "Begun":
     """Asks the engine for the answer to the path's last turn, or (`goes_on`) to go on with it.
 
@@ -51,15 +57,16 @@ def begin_answer(
     """
     from gptoss_mlx.app.answering import Begun
 
-    chat = make_chat(model, path, settings, date=date)
+    chat = make_chat(model, path, settings, date=date, overflow=overflow)
     said = sum(len(turn.messages) for turn in (path[:-1] if goes_on else path))
     stream = chat.stream_continue() if goes_on else chat.stream_regenerate()
     return Begun(chat, stream, said, model.context_limit)
 
 
-def count_context(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str) -> int:
-    """Tokens of the path as the model would read it. Encodes all of it: for a thread of its own."""
-    return make_chat(model, path, settings, date=date).context_used
+def count_context(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, *, date: str, overflow: str) -> int:
+    """Tokens of the path as the model would read it, without what would be left out. Encodes all of it: for a thread
+    of its own."""
+    return make_chat(model, path, settings, date=date, overflow=overflow).context_used
 
 
 def _messages(turn: Turn, model: str) -> "Sequence[Message]":

@@ -117,7 +117,8 @@ class AnswerQueue:
             self._audience.answer_note(request.conversation, SaveFailed(str(error)))
             self.pump()
             return
-        settings = settle(conversation.settings, self._audience.preferences, self._session.name)
+        preferences = self._audience.preferences
+        settings = settle(conversation.settings, preferences, self._session.name)
         # The first paint is without it.
         from gptoss_mlx.app.answering import Answering
 
@@ -131,7 +132,14 @@ class AnswerQueue:
         async def answer() -> None:
             await self._audience.answer_begins(answering)
             await answering.run(
-                lambda: begin_answer(model, path, settings, date=conversation.date, goes_on=request.goes_on)
+                lambda: begin_answer(
+                    model,
+                    path,
+                    settings,
+                    date=conversation.date,
+                    overflow=preferences.overflow,
+                    goes_on=request.goes_on,
+                )
             )
             self.running = None
             await self._audience.answer_ended(answering)

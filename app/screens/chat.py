@@ -119,6 +119,10 @@ class ChatScreen(ReportingScreen):
     def settings(self) -> ChatSettings:
         return settle(self.chat.settings, self._preferences(), self._session.name)
 
+    @property
+    def overflow(self) -> str:
+        return self._preferences().overflow
+
     async def show_all(self) -> None:
         async with self._showing:
             if self._answers.running is not None:
@@ -247,7 +251,9 @@ class ChatScreen(ReportingScreen):
         model, path = self._session.model, list(self.chat.path)
         if model is None or self._answers.under_way(self.chat.id) is not None:
             return
-        used = await asyncio.to_thread(count_context, model, path, self.settings, date=self.chat.date)
+        used = await asyncio.to_thread(
+            count_context, model, path, self.settings, date=self.chat.date, overflow=self.overflow
+        )
         self.post_message(ContextChanged(used, model.context_limit))
 
     # Where the reader is
