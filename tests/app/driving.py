@@ -112,7 +112,7 @@ def drive(
                 await work(desk)
                 if app.is_running:
                     await app.action_quit()
-                    await pilot.pause()
+                    await desk.until(lambda: app._exit, 30)
         finally:
             session.close()
             app.store.close()
