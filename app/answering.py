@@ -128,9 +128,8 @@ class Answering:
             self._partial.take(event)
             if isinstance(event, Done):
                 reply = event.reply
-                # An answer that was cut anywhere is broken off there: that is no fault of the model.
                 whole = reply.finish_reason in ("stop", "tool_calls")
-                warnings = [warning.to_dict() for warning in reply.warnings] if whole else []
+                warnings = [warning.to_dict() for warning in reply.warnings]
                 self._end(
                     "complete" if whole else "stopped",
                     messages=tuple(begun.chat.turns[begun.said :]),

@@ -67,6 +67,8 @@ class ReportingScreen(Screen[None]):
     def report_session(self) -> None:
         """How the model is."""
         session = self._session
+        if not self.query(StatusLine):
+            return  # The app is ending.
         self._status.change(
             model=session.name or "" if session.model is None else session.model.name,
             session=session.state,
