@@ -7,7 +7,7 @@ under way at a time; it goes on when the reader turns to another conversation.
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +22,7 @@ from gptoss_mlx.app.store import Store
 from gptoss_mlx.errors import GptOssError
 
 if TYPE_CHECKING:
-    from gptoss_mlx.app.answering import Answering
+    from gptoss_mlx.app.answering import Answering, Begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,9 @@ class Audience(Protocol):
 
     def answer_note(self, conversation: int, note: Note) -> None:
         """Progress, speed and the like."""
+
+    def before_answer(self, conversation: int, stopped: Callable[[], bool]) -> None:
+        """Called on a thread before the model is asked; may take its time until `stopped` says that nobody waits."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
         """Runs `work` on the app's loop."""
@@ -129,18 +132,20 @@ class AnswerQueue:
             lambda note: self._audience.answer_note(request.conversation, note),
         )
 
+        def begin() -> "Begun":
+            self._audience.before_answer(request.conversation, lambda: answering.stopped)
+            return begin_answer(
+                model,
+                path,
+                settings,
+                date=conversation.date,
+                overflow=preferences.overflow,
+                goes_on=request.goes_on,
+            )
+
         async def answer() -> None:
             await self._audience.answer_begins(answering)
-            await answering.run(
-                lambda: begin_answer(
-                    model,
-                    path,
-                    settings,
-                    date=conversation.date,
-                    overflow=preferences.overflow,
-                    goes_on=request.goes_on,
-                )
-            )
+            await answering.run(begin)
             self.running = None
             await self._audience.answer_ended(answering)
             answering.ended.set()

@@ -65,12 +65,13 @@ class Answering:
         """Set when it is through: saved, and shown as it stands."""
         self.crashed = False
         """True when the engine failed, rather than the request."""
+        self.stopped = False
+        """True once `stop` was called."""
         self._save = save
         self._post = post
         self._began = time.perf_counter()
         self._partial = PartialAnswer()
         self._stream: Stream | None = None
-        self._stopped = False
         self._over = asyncio.Event()
         self._missed: list[Event] = []
         self._noted = 0.0
@@ -93,7 +94,7 @@ class Answering:
 
     def stop(self) -> None:
         """Ends it within a token, or a chunk of the prompt; what came is kept. Again: nothing more happens."""
-        self._stopped = True
+        self.stopped = True
         if self._stream is not None:
             self._stream.cancel()
 
@@ -108,7 +109,7 @@ class Answering:
         try:
             begun = await asyncio.to_thread(begin)
             self._stream = begun.stream
-            if self._stopped:
+            if self.stopped:
                 begun.stream.cancel()
             await self._follow(begun)
         except Exception as error:
@@ -127,9 +128,8 @@ class Answering:
             self._partial.take(event)
             if isinstance(event, Done):
                 reply = event.reply
-                # An answer that was cut anywhere is broken off there: that is no fault of the model.
                 whole = reply.finish_reason in ("stop", "tool_calls")
-                warnings = [warning.to_dict() for warning in reply.warnings] if whole else []
+                warnings = [warning.to_dict() for warning in reply.warnings]
                 self._end(
                     "complete" if whole else "stopped",
                     messages=tuple(begun.chat.turns[begun.said :]),
