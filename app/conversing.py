@@ -228,7 +228,8 @@ class Conversing:
             return
         kept = next((index + 1 for index, known in enumerate(self._chat.path) if known.id == turn.parent), 0)
         path = [*self._chat.path[:kept], turn]
-        used = await asyncio.to_thread(count_context, model, path, self._stage.settings, date=self._chat.date)
+        toolbox = self._answers.toolbox
+        used = await asyncio.to_thread(count_context, model, path, self._stage.settings, toolbox, date=self._chat.date)
         if used >= model.context_limit:
             raise UsageError(
                 f"with this message the conversation is {used} tokens long, and {model.name} was loaded for "
