@@ -44,15 +44,17 @@ def make_chat(
     toolbox: Toolbox,
     *,
     date: str,
+    overflow: str,
     approval: "Approval | None" = None,
 ) -> "Chat":
-    """A chat that stands where the path ends. `settings` are settled ones; `approval` decides on calls of tools."""
+    """A chat that stands where the path ends. `settings` are settled ones; `overflow` as in the preferences; `approval`
+    decides on calls of tools."""
     options: dict[str, object] = {
         field.name: value
         for field in fields(ChatSettings)
         if field.name not in ("instructions", "tools_off") and (value := getattr(settings, field.name)) is not None
     }
-    options["date"] = date
+    options |= {"date": date, "overflow": overflow}
     if tools := toolbox.offered(settings.tools_off or ()):
         options |= {"tools": tools, "approve": _nobody if approval is None else approval.ask}
     messages = [message for turn in path for message in _messages(turn, model.name)]
@@ -66,6 +68,7 @@ def begin_answer(
     toolbox: Toolbox,
     *,
     date: str,
+    overflow: str,
     approval: "Approval",
     goes_on: bool = False,
 ) -> "Begun":
@@ -75,7 +78,7 @@ def begin_answer(
     """
     from gptoss_mlx.app.answering import Begun
 
-    chat = make_chat(model, path, settings, toolbox, date=date, approval=approval)
+    chat = make_chat(model, path, settings, toolbox, date=date, overflow=overflow, approval=approval)
     said = sum(len(_messages(turn, model.name)) for turn in (path[:-1] if goes_on else path))
     # Events begin with what was said since the last result.
     own = chat.turns[said:]
@@ -84,9 +87,12 @@ def begin_answer(
     return Begun(chat, stream, said, model.context_limit, tuple(before))
 
 
-def count_context(model: "GptOss", path: Sequence[Turn], settings: ChatSettings, toolbox: Toolbox, *, date: str) -> int:
-    """Tokens of the path as the model would read it. Encodes all of it: for a thread of its own."""
-    return make_chat(model, path, settings, toolbox, date=date).context_used
+def count_context(
+    model: "GptOss", path: Sequence[Turn], settings: ChatSettings, toolbox: Toolbox, *, date: str, overflow: str
+) -> int:
+    """Tokens of the path as the model would read it, without what would be left out. Encodes all of it: for a thread
+    of its own."""
+    return make_chat(model, path, settings, toolbox, date=date, overflow=overflow).context_used
 
 
 def _nobody(call: "ToolCall") -> bool:

@@ -129,7 +129,8 @@ class AnswerQueue:
             self._audience.answer_note(request.conversation, SaveFailed(str(error)))
             self.pump()
             return
-        settings = settle(conversation.settings, self._audience.preferences, self._session.name)
+        preferences = self._audience.preferences
+        settings = settle(conversation.settings, preferences, self._session.name)
         # The first paint is without it.
         from gptoss_mlx.app.answering import Answering
         from gptoss_mlx.app.approval import Approval
@@ -152,6 +153,7 @@ class AnswerQueue:
                     settings,
                     self.toolbox,
                     date=conversation.date,
+                    overflow=preferences.overflow,
                     approval=approval,
                     goes_on=request.goes_on,
                 )

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from textual.message import Message as Note
 
@@ -150,6 +150,7 @@ class Answering:
                     finish_reason=reply.finish_reason,
                     stats={
                         **reply.stats.to_dict(),
+                        **self._dropped(),
                         **({"warnings": warnings} if warnings else {}),
                         **({"tool_seconds": seconds} if seconds else {}),
                     },
@@ -191,7 +192,13 @@ class Answering:
         thought = partial.reasoning_seconds
         if self._thought is not None:
             thought = self._thought + (thought or 0.0)
-        return replace(self.turn, messages=partial.messages(), reasoning_seconds=thought)
+        stats = {**self.turn.stats, **self._dropped()}
+        return replace(self.turn, messages=partial.messages(), reasoning_seconds=thought, stats=stats)
+
+    def _dropped(self) -> dict[str, Any]:
+        """For the turn's stats: what the model did not read of the conversation."""
+        dropped = self._partial.dropped
+        return {} if dropped is None else {"dropped": {"turns": dropped.turns, "tokens": dropped.tokens}}
 
     async def _keep(self) -> None:
         kept = (-1, 0)

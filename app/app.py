@@ -75,6 +75,7 @@ class GptossApp(ScreenActions):
         context: int | None = None,
         resume: int | None = None,
         settings: Mapping[str, Any] | None = None,
+        overflow: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         date: str | None = None,
         toolbox: Toolbox | None = None,
@@ -85,14 +86,16 @@ class GptossApp(ScreenActions):
         download: ModelDownload | None = None,
     ) -> None:
         """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
-        conversation to go on with (default: the one that was on the screen last). `settings` go over the preferences
-        while the app runs, `defaults` are further options of every answer, `date` is what models are told in new
-        conversations, `toolbox` holds what they may call. The rest is for tests."""
+        conversation to go on with (default: the one that was on the screen last). `settings` and `overflow` go over the
+        preferences while the app runs, `defaults` are further options of every answer, `date` is what models are told
+        in new conversations, `toolbox` holds what they may call. The rest is for tests."""
         super().__init__(ansi_color=colourless())
         self.store = Store() if store is None else store
         """Where the conversations are."""
         self.preferences = load_preferences() if preferences is None else preferences
         self.preferences = replace(self.preferences, **(settings or {}))
+        if overflow is not None:
+            self.preferences = replace(self.preferences, overflow=overflow)
         """What the user set; replaced when that changes."""
         self.session = ModelSession(defaults=defaults) if session is None else session
         """The model."""

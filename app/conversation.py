@@ -60,7 +60,8 @@ class Turn:
     finish_reason: str | None = None
     """As `Reply.finish_reason`."""
     stats: Mapping[str, Any] = field(default_factory=dict)
-    """`Stats.to_dict()` of the answer; empty while it runs."""
+    """`Stats.to_dict()` of the answer, once it is over; with `dropped` (`turns`, `tokens`) where the oldest turns were
+    left out of what the model read, and `warnings` where it broke the format."""
     error: str | None = None
     """One sentence, where the turn failed."""
 

@@ -42,6 +42,11 @@ class Stage(Protocol):
         """Those that hold, settled with the preferences."""
         ...
 
+    @property
+    def overflow(self) -> str:
+        """What happens when a conversation does not fit, as in the preferences."""
+        ...
+
     async def show_all(self) -> None:
         """Shows another conversation."""
 
@@ -228,11 +233,15 @@ class Conversing:
             return
         kept = next((index + 1 for index, known in enumerate(self._chat.path) if known.id == turn.parent), 0)
         path = [*self._chat.path[:kept], turn]
-        toolbox = self._answers.toolbox
-        used = await asyncio.to_thread(count_context, model, path, self._stage.settings, toolbox, date=self._chat.date)
+        stage, toolbox = self._stage, self._answers.toolbox
+        used = await asyncio.to_thread(
+            count_context, model, path, stage.settings, toolbox, date=self._chat.date, overflow=stage.overflow
+        )
         if used >= model.context_limit:
+            drops = stage.overflow == "drop_oldest"
+            what = "this message and the instructions alone are" if drops else "with this message the conversation is"
+            way_out = "shorten it" if drops else "shorten it, take messages back, begin a new chat"
             raise UsageError(
-                f"with this message the conversation is {used} tokens long, and {model.name} was loaded for "
-                f"{model.context_limit}: shorten it, take messages back, begin a new chat, or load the model with a "
-                "longer context"
+                f"{what} {used} tokens long, and {model.name} was loaded for {model.context_limit}: {way_out}, or load "
+                "the model with a longer context"
             )

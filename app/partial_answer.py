@@ -8,7 +8,16 @@ import time
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from gptoss_mlx.events import ChannelStart, Event, ParseWarning, PromptProgress, TextDelta, ToolCall, ToolResult
+from gptoss_mlx.events import (
+    ChannelStart,
+    Event,
+    ParseWarning,
+    PromptProgress,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+    TurnsDropped,
+)
 from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_tool
 
 
@@ -41,6 +50,8 @@ class PartialAnswer:
         """Generated since the prompt was read."""
         self.prompt_tokens = 0
         """Tokens of the prompt; 0 before the first progress."""
+        self.dropped: TurnsDropped | None = None
+        """What the model did not read of the conversation."""
         self.first: float | None = None
         """Clock (`time.perf_counter`) of the first text after the prompt."""
         self.reasoning_seconds: float | None = None
@@ -73,6 +84,8 @@ class PartialAnswer:
                 said = self._last_said() or self._begin("commentary")
                 said.recipient = event.name
                 self._think(False)
+            case TurnsDropped():
+                self.dropped = event
             case ParseWarning() | ToolResult():
                 self._parts.append(event)
             case _:

@@ -29,6 +29,9 @@ EFFORTS: Final = ("none", "low", "medium", "high")
 POLICIES: Final = ("ask", "always", "never")
 """As `gptoss_mlx.tools.POLICIES`, which an empty screen is painted without."""
 
+OVERFLOWS: Final = ("drop_oldest", "error")
+"""As `gptoss_mlx.context.OVERFLOWS`; the app's default first."""
+
 DEFAULT_THEME: Final = "auto"
 """The app's own colours, dark or light as the terminal is."""
 
@@ -55,6 +58,8 @@ class Preferences:
     """The developer's instructions ("system prompt")."""
     context: int | None = None
     """Tokens of a conversation at most; None: what the model was made for."""
+    overflow: str = "drop_oldest"
+    """What happens when a conversation does not fit the context: one of `OVERFLOWS`."""
     keep_reasoning_open: bool = False
     """Whether reasoning stays unfolded when the answer begins."""
     show_statistics: bool = False
@@ -153,6 +158,12 @@ SETTINGS: Final[dict[str, Setting]] = {
         "8192",
         "a whole number, 2 or more",
         _is_count(2),
+    ),
+    "overflow": Setting(
+        "When a conversation does not fit: drop_oldest leaves its oldest turns out of what is read, error stops there.",
+        '"drop_oldest"',
+        "one of drop_oldest, error",
+        lambda value: value in OVERFLOWS,
     ),
     "keep_reasoning_open": Setting(
         "Whether reasoning stays unfolded when the answer begins.", "true", "true or false", _is_switch

@@ -14,7 +14,7 @@ from gptoss_mlx.errors import UsageError
 CHAT_FIELDS: Final = tuple(item.name for item in fields(ChatSettings) if item.name != "tools_off")
 """Settings that a conversation can have for itself; its tools have a screen of their own."""
 
-APP_FIELDS: Final = ("context", "theme", "keep_reasoning_open", "show_statistics")
+APP_FIELDS: Final = ("context", "overflow", "theme", "keep_reasoning_open", "show_statistics")
 """Settings that hold for the app."""
 
 TITLES: Final[Mapping[str, str]] = {
@@ -25,6 +25,7 @@ TITLES: Final[Mapping[str, str]] = {
     "max_tokens": "Tokens at most",
     "max_reasoning_tokens": "Of reasoning at most",
     "context": "Context",
+    "overflow": "When it is full",
     "theme": "Theme",
     "keep_reasoning_open": "Reasoning stays open",
     "show_statistics": "Statistics are shown",

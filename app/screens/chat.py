@@ -124,6 +124,10 @@ class ChatScreen(ReportingScreen):
     def settings(self) -> ChatSettings:
         return settle(self.chat.settings, self._preferences(), self._session.name)
 
+    @property
+    def overflow(self) -> str:
+        return self._preferences().overflow
+
     async def show_all(self) -> None:
         async with self._showing:
             if self._answers.running is not None:
@@ -294,8 +298,15 @@ class ChatScreen(ReportingScreen):
         model, path = self._session.model, list(self.chat.path)
         if model is None or self._answers.under_way(self.chat.id) is not None:
             return
-        toolbox = self._answers.toolbox
-        used = await asyncio.to_thread(count_context, model, path, self.settings, toolbox, date=self.chat.date)
+        used = await asyncio.to_thread(
+            count_context,
+            model,
+            path,
+            self.settings,
+            self._answers.toolbox,
+            date=self.chat.date,
+            overflow=self.overflow,
+        )
         self.post_message(ContextChanged(used, model.context_limit))
 
     # Where the reader is

@@ -6,7 +6,7 @@ the answer is. Text of one message that came meanwhile is shown in one go.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from textual.app import ComposeResult
@@ -19,7 +19,7 @@ from gptoss_mlx.app.widgets.foldable import Foldable
 from gptoss_mlx.app.widgets.reasoning import Reasoning
 from gptoss_mlx.app.widgets.tool_call import ToolCallBlock
 from gptoss_mlx.app.widgets.turn_view import TurnView
-from gptoss_mlx.events import ChannelStart, Event, PromptProgress, TextDelta, ToolCall, ToolResult
+from gptoss_mlx.events import ChannelStart, Event, PromptProgress, TextDelta, ToolCall, ToolResult, TurnsDropped
 from gptoss_mlx.harmony import is_tool
 
 UPDATES_PER_SECOND = 25
@@ -29,6 +29,13 @@ STOPPED = {
     "context": "stopped: the context is full",
 }
 """By finish reason; else the user stopped it."""
+
+
+def left_out(dropped: Mapping[str, int]) -> str:
+    """Says what of the conversation the model did not read."""
+    turns, tokens = dropped["turns"], dropped["tokens"]
+    which = "The oldest turn" if turns == 1 else f"The oldest {turns:,} turns"
+    return f"{which} ({tokens:,} tokens) {'was' if turns == 1 else 'were'} left out of what the model read"
 
 
 class AnswerTurn(TurnView):
@@ -56,6 +63,7 @@ class AnswerTurn(TurnView):
         self._showing = asyncio.Lock()
         self._calls: dict[str, ToolCallBlock] = {}
         self._read: PromptProgress | None = None
+        self._dropped: Mapping[str, int] | None = None
 
     def compose(self) -> ComposeResult:
         parts = self._parts(self.turn)
@@ -113,6 +121,8 @@ class AnswerTurn(TurnView):
         elif self.running and self._live is None:
             read = self._read
             remarks.append(f"Reading prompt {100 * read.done // max(read.total, 1)} %" if read else "…")
+        if dropped := self._dropped or turn.stats.get("dropped"):
+            remarks.append(left_out(dropped))
         if turn.stats.get("warnings"):
             remarks.append("irregular format, all text kept")
         self.set_class(turn.state == "failed", "-failed")
@@ -154,6 +164,9 @@ class AnswerTurn(TurnView):
         match event:
             case PromptProgress():
                 self._read = event
+                self.show_foot()
+            case TurnsDropped(turns=turns, tokens=dropped):
+                self._dropped = {"turns": turns, "tokens": dropped}
                 self.show_foot()
             case ChannelStart(channel=channel, recipient=recipient):
                 await self._end_part()

@@ -75,7 +75,7 @@ class StatisticsPanel(Vertical):
 
         if self._turn is None:
             rows = [("", "no answer yet")]
-        elif not self._turn.stats:
+        elif "prompt_tokens" not in self._turn.stats:
             rows = (
                 [("so far", f"{self._tokens:,} tokens")] if self._turn.state == "running" else [("", "nothing known")]
             )

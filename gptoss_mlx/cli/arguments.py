@@ -346,7 +346,7 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
     turn.add_argument(
         "--overflow",
         choices=("error", "drop_oldest"),
-        help="when the context is full: an error (default), or do not read the oldest turns any more",
+        help="when the context is full: an error (default), or do not read the oldest turns (default in the app)",
     )
     turn.add_argument("--force", action="store_true", help="go on even if memory seems too small")
     form = turn.add_mutually_exclusive_group()

@@ -70,6 +70,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
         resume=resume,
         store=store,
         settings=_given(arguments, _SETTINGS, instructions=arguments.system),
+        overflow=arguments.overflow,
         defaults={**_given(arguments, _DEFAULTS), **forms},
         date=arguments.date,
         toolbox=toolbox,

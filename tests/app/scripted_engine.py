@@ -15,6 +15,7 @@ import mlx.core as mx
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine import Engine
+from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.scripted import ScriptedCache, ScriptedModel, as_model
@@ -86,6 +87,7 @@ class ScriptedGptOss(GptOss):
         self.defaults = {"prefill_chunk": prefill_chunk}
         self.tokenizer = tokenizer
         self.scripted = model
+        self.kv_pool = KVPool(0)
         self.engine = Engine(lambda: as_model(model))
 
     def close(self) -> None:

@@ -36,8 +36,9 @@ def test_every_setting_is_explained_and_its_example_can_be_used(path: Path):
     assert load_preferences(path).context == 8192
 
 
-def test_the_efforts_are_those_of_the_api():
+def test_the_choices_are_those_of_the_api():
     assert preferences.EFFORTS == options.EFFORTS
+    assert sorted(preferences.OVERFLOWS) == sorted(options.OVERFLOWS)
 
 
 def test_a_setting_is_saved_beside_its_explanation_and_comments_stay(path: Path):
