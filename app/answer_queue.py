@@ -19,10 +19,12 @@ from gptoss_mlx.app.messages import SaveFailed
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
+from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import GptOssError
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.answering import Answering, Begun
+    from gptoss_mlx.app.approval import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class Audience(Protocol):
     async def answer_ended(self, answering: "Answering") -> None:
         """`answering.turn` is as it stands from now on; it is saved."""
 
+    def question_changed(self) -> None:
+        """A tool of the running answer waits for the person's word, or does not any more."""
+
     def answer_note(self, conversation: int, note: Note) -> None:
         """Progress, speed and the like."""
 
@@ -59,8 +64,10 @@ class Audience(Protocol):
 class AnswerQueue:
     """Answers one request after the other."""
 
-    def __init__(self, store: Store, session: ModelSession, audience: Audience) -> None:
+    def __init__(self, store: Store, session: ModelSession, audience: Audience, toolbox: Toolbox) -> None:
         self.running: Answering | None = None
+        self.toolbox = toolbox
+        """What models may call."""
         self._store = store
         self._session = session
         self._audience = audience
@@ -82,6 +89,11 @@ class AnswerQueue:
     def under_way(self, conversation: int | None) -> "Answering | None":
         """The running answer, if it belongs to that conversation."""
         return self.running if self.running is not None and self.running.conversation == conversation else None
+
+    @property
+    def question(self) -> "Question | None":
+        """The tool call that waits for the person's word."""
+        return None if self.running is None else self.running.approval.question
 
     def withdraw(self, conversation: int) -> None:
         """Nothing of that conversation waits any more; the messages stay."""
@@ -124,12 +136,15 @@ class AnswerQueue:
         settings = settle(conversation.settings, preferences, self._session.name)
         # The first paint is without it.
         from gptoss_mlx.app.answering import Answering
+        from gptoss_mlx.app.approval import Approval
 
+        approval = Approval(self.toolbox, self._audience.question_changed)
         self.running = answering = Answering(
             request.conversation,
             turn,
             self._store.save_turn,
             lambda note: self._audience.answer_note(request.conversation, note),
+            approval,
         )
 
         def begin() -> "Begun":
@@ -138,8 +153,10 @@ class AnswerQueue:
                 model,
                 path,
                 settings,
+                self.toolbox,
                 date=conversation.date,
                 overflow=preferences.overflow,
+                approval=approval,
                 goes_on=request.goes_on,
             )
 

@@ -8,7 +8,7 @@ of text. The widget may come and go while the answer goes on. Knows no widgets a
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +21,9 @@ from gptoss_mlx.errors import EngineClosed, EngineError, GptOssError
 from gptoss_mlx.events import Done, Event, PromptProgress
 
 if TYPE_CHECKING:
+    from gptoss_mlx.app.approval import Approval
     from gptoss_mlx.chat import Chat
+    from gptoss_mlx.harmony import Message
     from gptoss_mlx.stream import Stream
 
 SAVE_SECONDS = 0.5
@@ -47,17 +49,26 @@ class Begun:
     said: int
     """Messages of the chat before the answer."""
     context_limit: int
+    before: "tuple[Message, ...]" = ()
+    """What the answer said before the first event of the stream, where it goes on after a tool's result."""
 
 
 class Answering:
     """The answer that is under way."""
 
     def __init__(
-        self, conversation: int, turn: Turn, save: Callable[[Turn], None], post: Callable[[Note], object]
+        self,
+        conversation: int,
+        turn: Turn,
+        save: Callable[[Turn], None],
+        post: Callable[[Note], object],
+        approval: "Approval",
     ) -> None:
         """`turn` is the model's, as it stands in the store (with what it said, when it goes on). `save` overwrites it
         there, and may be called on any thread; `post` tells who shows progress and speed."""
         self.conversation = conversation
+        self.approval = approval
+        """Decides on its calls of tools."""
         self.turn = turn
         """As it stood when it was saved last; its final state when `run` is through."""
         self.view: AnswerView | None = None
@@ -95,6 +106,7 @@ class Answering:
     def stop(self) -> None:
         """Ends it within a token, or a chunk of the prompt; what came is kept. Again: nothing more happens."""
         self.stopped = True
+        self.approval.withdraw()
         if self._stream is not None:
             self._stream.cancel()
 
@@ -109,6 +121,7 @@ class Answering:
         try:
             begun = await asyncio.to_thread(begin)
             self._stream = begun.stream
+            self._partial.before = begun.before
             if self.stopped:
                 begun.stream.cancel()
             await self._follow(begun)
@@ -129,6 +142,7 @@ class Answering:
             if isinstance(event, Done):
                 reply = event.reply
                 whole = reply.finish_reason in ("stop", "tool_calls")
+                seconds = [*self._earlier_seconds(begun), *(result.seconds for result in reply.tool_results)]
                 warnings = [warning.to_dict() for warning in reply.warnings]
                 self._end(
                     "complete" if whole else "stopped",
@@ -138,6 +152,7 @@ class Answering:
                         **reply.stats.to_dict(),
                         **self._dropped(),
                         **({"warnings": warnings} if warnings else {}),
+                        **({"tool_seconds": seconds} if seconds else {}),
                     },
                 )
                 return
@@ -147,6 +162,11 @@ class Answering:
                 # What comes before was said before: the view has it from the snapshot.
                 await self._show(event)
             self._note_speed(begun.context_limit)
+
+    def _earlier_seconds(self, begun: Begun) -> Sequence[float]:
+        """How long the tools ran of an answer that goes on, where each of them is known."""
+        known: Sequence[float] = self.turn.stats.get("tool_seconds", ())
+        return known if len(known) == sum(message.role == "tool" for message in begun.before) else ()
 
     async def _show(self, event: Event) -> None:
         if self.view is None:
@@ -159,7 +179,7 @@ class Answering:
         if partial.first is not None and now - self._noted > NOTE_SECONDS:
             self._noted = now
             self._post(TurnSpeed(partial.tokens, partial.speed(), partial.first - self._began))
-            self._post(ContextChanged(partial.prompt_tokens + partial.tokens, limit))
+            self._post(ContextChanged(partial.context_tokens, limit))
 
     def _end(self, state: TurnState, **changes: object) -> None:
         self._partial.end()
@@ -181,12 +201,12 @@ class Answering:
         return {} if dropped is None else {"dropped": {"turns": dropped.turns, "tokens": dropped.tokens}}
 
     async def _keep(self) -> None:
-        kept = -1
+        kept = (-1, 0)
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), SAVE_SECONDS)
-            if not self._over.is_set() and self._partial.tokens != kept:
-                kept = self._partial.tokens
+            if not self._over.is_set() and self._partial.size != kept:
+                kept = self._partial.size
                 self.turn = self._as_it_stands()
                 await self._write()
 

@@ -30,6 +30,7 @@ from gptoss_mlx.app.screens.chat import ChatScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import colourless, wear
+from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class GptossApp(Leaving):
         overflow: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         date: str | None = None,
+        toolbox: Toolbox | None = None,
         store: Store | None = None,
         preferences: Preferences | None = None,
         session: ModelSession | None = None,
@@ -79,7 +81,7 @@ class GptossApp(Leaving):
         """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
         conversation to go on with (default: the one that was on the screen last). `settings` and `overflow` go over the
         preferences while the app runs, `defaults` are further options of every answer, `date` is what models are told
-        in new conversations. The rest is for tests."""
+        in new conversations, `toolbox` holds what they may call. The rest is for tests."""
         super().__init__(ansi_color=colourless())
         self.store = Store() if store is None else store
         """Where the conversations are."""
@@ -96,12 +98,16 @@ class GptossApp(Leaving):
         self._download_state = self.download.state
         wear(self, self.preferences.theme)
         self.session.on_change = lambda: self.post_message(SessionChanged())
-        self.answers = AnswerQueue(self.store, self.session, self)
+        self.toolbox = Toolbox() if toolbox is None else toolbox
+        """The tools of every conversation."""
+        self.toolbox.kept = lambda: self.preferences.tools
+        self.answers = AnswerQueue(self.store, self.session, self, self.toolbox)
         """The answer under way, and what waits."""
         self.kept = KeptReading(
             self.store,
             self.session,
             lambda: self.preferences,
+            self.toolbox,
             lambda: None if self.answers.running is None else self.answers.running.conversation,
             lambda: self.post_message(ReadingKept()),
         )
@@ -253,6 +259,12 @@ class GptossApp(Leaving):
             self.kept.forget()
             self.session.reload()
             self.chat.tell(f"{self.session.name} is being loaded again, since its engine failed")
+
+    def question_changed(self) -> None:
+        self.chat.show_question()
+        question = self.answers.question
+        if question is not None and self.screen is not self.chat:
+            self.notify(f"May {question.tool} run? Esc leaves this screen; then answer.", markup=False, timeout=15)
 
     def answer_note(self, conversation: int, note: Note) -> None:
         if isinstance(note, SaveFailed):

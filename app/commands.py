@@ -15,12 +15,13 @@ from textual.binding import Binding, BindingType
 
 from gptoss_mlx.errors import UsageError
 
-Scope: TypeAlias = Literal["app", "composer", "transcript"]
+Scope: TypeAlias = Literal["app", "composer", "transcript", "question"]
 
-Moment: TypeAlias = Literal["writing", "answering", "reading"]
-"""What the person does: writes a message, watches an answer come, or moves about in the transcript."""
+Moment: TypeAlias = Literal["writing", "answering", "reading", "asked"]
+"""What the person does: writes a message, watches an answer come, moves about in the transcript, or decides whether a
+tool may run."""
 
-Group: TypeAlias = Literal["Conversation", "Answer", "Turns and copying", "Writing", "Screens"]
+Group: TypeAlias = Literal["Conversation", "Answer", "Turns and copying", "Writing", "Tools", "Screens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +226,26 @@ COMMANDS: Final[tuple[Command, ...]] = (
     ),
     _widget("attach", "Attach a file", "type @ and a path; the list completes it", "Writing", ("@",), "composer"),
     _widget("to_transcript", "To the transcript", "and its keys", "Writing", ("tab",), "composer", "transcript"),
+    Command(
+        "question",
+        "Go to the question",
+        "to the tool call that waits for your word, in whichever conversation",
+        "Tools",
+        ("f7",),
+        "question",
+        "question",
+    ),
+    _widget("run_once", "Let the tool run", "this call", "Tools", ("y",), "question", "run once"),
+    _widget("run_always", "Let it always run", "this tool, while the app runs", "Tools", ("a",), "question", "always"),
+    _widget("refuse", "Refuse", "the model goes on without it", "Tools", ("n",), "question", "refuse"),
+    _widget("say_why", "Refuse and say why", "to the model", "Tools", ("r",), "question", "say why"),
     Command("help", "Help", "every key and command", "Screens", ("f1",), "help", "help"),
     Command("statistics", "Statistics", "of the last answer: tokens, times, speed", "Screens", ("f2",), "stats"),
     Command(
         "models", "Models", "what is here and what fits; get, load and remove", "Screens", ("f4",), "models", "models"
     ),
     Command("settings", "Settings", "instructions, effort, sampling, limits, theme", "Screens", ("f5",), "settings"),
+    Command("tools", "Tools", "what the model may call, and whether it asks first", "Screens", ("f6",), "tools"),
     Command(
         "command_palette", "All commands", "find one by a part of its name", "Screens", ("ctrl+p",), None, "commands"
     ),
@@ -251,6 +266,7 @@ HINTS: Final[Mapping[Moment, tuple[str, ...]]] = {
         "to_transcript",
         "quit",
     ),
+    "asked": ("run_once", "run_always", "refuse", "say_why", "stop", "help"),
     "answering": ("stop", "answer_now", "toggle_reasoning", "help", "command_palette"),
     "reading": (
         "select",

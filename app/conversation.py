@@ -91,6 +91,8 @@ class ChatSettings:
     top_p: float | None = None
     max_tokens: int | None = None
     max_reasoning_tokens: int | None = None
+    tools_off: tuple[str, ...] | None = None
+    """Names of tools that this conversation's model is not told of; the preferences have no such setting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,9 +233,9 @@ class Conversing:
             return
         kept = next((index + 1 for index, known in enumerate(self._chat.path) if known.id == turn.parent), 0)
         path = [*self._chat.path[:kept], turn]
-        stage = self._stage
+        stage, toolbox = self._stage, self._answers.toolbox
         used = await asyncio.to_thread(
-            count_context, model, path, stage.settings, date=self._chat.date, overflow=stage.overflow
+            count_context, model, path, stage.settings, toolbox, date=self._chat.date, overflow=stage.overflow
         )
         if used >= model.context_limit:
             drops = stage.overflow == "drop_oldest"

@@ -45,7 +45,8 @@ def render_chat(
     settings = conversation.settings
     if fmt != "json":
         return render_transcript(messages, fmt, model=model, instructions=settings.instructions)
-    options = {name: value for name, value in asdict(settings).items() if name != "instructions" and value is not None}
+    own = ("instructions", "tools_off")
+    options = {name: value for name, value in asdict(settings).items() if name not in own and value is not None}
     values = chat_values(
         messages,
         model=model,

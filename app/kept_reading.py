@@ -20,6 +20,7 @@ from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
+from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import GptOssError, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class KeptReading:
         store: Store,
         session: ModelSession,
         preferences: Callable[[], Preferences],
+        toolbox: Toolbox,
         answering: Callable[[], int | None],
         on_change: Callable[[], object] = lambda: None,
     ) -> None:
@@ -61,6 +63,7 @@ class KeptReading:
         self._store = store
         self._session = session
         self._preferences = preferences
+        self._toolbox = toolbox
         self._answering = answering
         self._on_change = on_change
         self._answered = 0.0
@@ -251,6 +254,7 @@ class KeptReading:
             model,
             self._store.path(conversation, found.leaf),
             settle(found.settings, preferences, model.name),
+            self._toolbox,
             date=found.date,
             overflow=preferences.overflow,
         )

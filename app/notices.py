@@ -1,7 +1,8 @@
-"""What the line above the composer says when nothing went wrong: what is edited, what waits and for what."""
+"""What the line above the composer says when nothing went wrong: what is edited, who waits for what."""
 
 from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.conversation import Turn
+from gptoss_mlx.app.displayed_text import displayable
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.session import ModelSession
 
@@ -10,6 +11,9 @@ def notice_text(chat: OpenChat, editing: Turn | None, answers: AnswerQueue, sess
     """One sentence or two; empty when there is nothing to say."""
     if editing is not None:
         return "Editing an earlier message: Enter sends it as a branch, Esc leaves it."
+    running, question = answers.running, answers.question
+    if running is not None and question is not None and running.conversation != chat.id:
+        return f"Another conversation waits for your word: may {displayable(question.tool)} run? F7 opens it."
     if chat.id is not None and answers.waiting(chat.id) is not None:
         return f"Your message waits: {_waits_for(answers, session)}. Esc lets it go unanswered."
     last = chat.path[-1] if chat.path else None

@@ -8,7 +8,16 @@ import time
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from gptoss_mlx.events import ChannelStart, Event, ParseWarning, PromptProgress, TextDelta, ToolCall, TurnsDropped
+from gptoss_mlx.events import (
+    ChannelStart,
+    Event,
+    ParseWarning,
+    PromptProgress,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+    TurnsDropped,
+)
 from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_tool
 
 
@@ -28,7 +37,7 @@ class _Said:
         return self.pieces[0]
 
 
-_Part: TypeAlias = _Said | ParseWarning
+_Part: TypeAlias = _Said | ToolResult | ParseWarning
 
 
 class PartialAnswer:
@@ -47,14 +56,19 @@ class PartialAnswer:
         """Clock (`time.perf_counter`) of the first text after the prompt."""
         self.reasoning_seconds: float | None = None
         """How long the model has thought; None where it has not."""
+        self.before: tuple[Message, ...] = ()
+        """What comes before all events: the rounds of an answer that goes on after a tool's result."""
         self._thinking_since: float | None = None
         self._parts: list[_Part] = []
+        self._round: tuple[int, float | None] = (0, None)
+        """Tokens before the round under way (a turn with tools has some), and the clock of its first text."""
 
     def take(self, event: Event) -> None:
         """One more event."""
         match event:
             case PromptProgress():
                 self.reading, self.prompt_tokens = True, event.total
+                self._round = (self.tokens, None)
             case ChannelStart():
                 self._parts.append(_Said(event.channel, event.recipient))
                 self._think(event.channel == ANALYSIS and not is_tool(event.recipient))
@@ -64,6 +78,7 @@ class PartialAnswer:
                 said.tokens += event.tokens
                 if self.reading:
                     self.first = self.first or time.perf_counter()
+                    self._round = (self._round[0], self._round[1] or time.perf_counter())
                     self.tokens += event.tokens
             case ToolCall():
                 said = self._last_said() or self._begin("commentary")
@@ -71,7 +86,7 @@ class PartialAnswer:
                 self._think(False)
             case TurnsDropped():
                 self.dropped = event
-            case ParseWarning():
+            case ParseWarning() | ToolResult():
                 self._parts.append(event)
             case _:
                 pass
@@ -81,9 +96,16 @@ class PartialAnswer:
         self._think(False)
 
     def speed(self) -> float:
-        """Tokens per second since the first one."""
-        seconds = 0.0 if self.first is None else time.perf_counter() - self.first
-        return (self.tokens - 1) / seconds if seconds > 0 and self.tokens > 1 else 0.0
+        """Tokens per second since the first one after the prompt, or the last result, was read."""
+        before, first = self._round
+        seconds = 0.0 if first is None else time.perf_counter() - first
+        tokens = self.tokens - before
+        return (tokens - 1) / seconds if seconds > 0 and tokens > 1 else 0.0
+
+    @property
+    def context_tokens(self) -> int:
+        """What the conversation takes, the answer so far included."""
+        return self.prompt_tokens + self.tokens - self._round[0]
 
     @property
     def warnings(self) -> list[ParseWarning]:
@@ -92,16 +114,12 @@ class PartialAnswer:
 
     def messages(self) -> tuple[Message, ...]:
         """What was said so far in harmony's terms, without token ids."""
-        return tuple(
-            Message.assistant(
-                part.text,
-                channel=part.channel,
-                recipient=part.recipient,
-                content_type="<|constrain|>json" if is_tool(part.recipient) else None,
-            )
-            for part in self._parts
-            if isinstance(part, _Said)
-        )
+        return (*self.before, *(_message(part) for part in self._parts if not isinstance(part, ParseWarning)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Changes whenever there is more."""
+        return self.tokens, len(self._parts)
 
     def _last_said(self) -> _Said | None:
         return next((part for part in reversed(self._parts) if isinstance(part, _Said)), None)
@@ -116,3 +134,14 @@ class PartialAnswer:
         if self._thinking_since is not None:
             self.reasoning_seconds = (self.reasoning_seconds or 0.0) + now - self._thinking_since
         self._thinking_since = now if thinking else None
+
+
+def _message(part: _Said | ToolResult) -> Message:
+    if isinstance(part, ToolResult):
+        return Message.tool(part.name, part.content)
+    return Message.assistant(
+        part.text,
+        channel=part.channel,
+        recipient=part.recipient,
+        content_type="<|constrain|>json" if is_tool(part.recipient) else None,
+    )

@@ -9,19 +9,25 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.settings import home_folder
 from gptoss_mlx.whole_file import locked, write_whole
 
+if TYPE_CHECKING:
+    from gptoss_mlx.tools import Policy
+
 FILE_NAME: Final = "settings.toml"
 
 EFFORTS: Final = ("none", "low", "medium", "high")
 """As `gptoss_mlx.options.EFFORTS`, which brings MLX with it."""
+
+POLICIES: Final = ("ask", "always", "never")
+"""As `gptoss_mlx.tools.POLICIES`, which an empty screen is painted without."""
 
 OVERFLOWS: Final = ("drop_oldest", "error")
 """As `gptoss_mlx.context.OVERFLOWS`; the app's default first."""
@@ -64,6 +70,8 @@ class Preferences:
     """Whether reasoning stays unfolded when the answer begins."""
     show_statistics: bool = False
     """Whether the panel with the figures of the last answer is shown."""
+    tools: "Mapping[str, Policy]" = field(default_factory=dict)
+    """Policy of a tool by its name: one of `POLICIES`; for others, what the tool itself says, else ask."""
     problems: tuple[str, ...] = ()
     """A sentence for each value of the file that cannot be used, for the user; not a setting."""
 
@@ -96,6 +104,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_switch(value: Any) -> bool:
     return isinstance(value, bool)
+
+
+def _are_policies(value: Any) -> bool:
+    return isinstance(value, dict) and all(policy in POLICIES for policy in value.values())
 
 
 SETTINGS: Final[dict[str, Setting]] = {
@@ -184,6 +196,12 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "show_statistics": Setting(
         "Whether the panel with the figures of the last answer is shown.", "true", "true or false", _is_switch
+    ),
+    "tools": Setting(
+        "Whether a tool runs when the model calls it, by its name: ask each time, always, or never.",
+        '{ calculator = "always" }',
+        "names of tools, each with ask, always or never",
+        _are_policies,
     ),
 }
 """Every setting, in the order of `Preferences`."""
@@ -275,6 +293,16 @@ def _changed(path: Path, name: str, value: Any) -> str:
     if value is None:
         document.pop(name, None)
         return tomlkit.dumps(document)
+    if isinstance(value, Mapping):
+        if isinstance(table := document.get(name), dict):
+            # Where the user wrote it as a [table], it stays one.
+            for key in [key for key in table if key not in value]:
+                del table[key]
+            table.update(value)
+            return tomlkit.dumps(document)
+        inline = tomlkit.inline_table()
+        inline.update(value)
+        value = inline
     if name in document:
         document[name] = value
         return tomlkit.dumps(document)

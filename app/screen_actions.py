@@ -1,4 +1,4 @@
-"""Actions that open a screen and do what comes of it: conversations, models, settings, help; theme, export."""
+"""Actions that open a screen and do what comes of it: conversations, models, settings, tools, help; theme, export."""
 
 import asyncio
 from dataclasses import fields, replace
@@ -16,14 +16,16 @@ from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme
+from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import GptOssError, UsageError
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.settings_form import SettingsChange
+    from gptoss_mlx.tools import Policy
 
 
 class ScreenActions(ChatActions):
-    """What F1 to F5 do. The screens are imported when they are opened: the first paint needs none of them."""
+    """What F1 to F7 do. The screens are imported when they are opened: the first paint needs none of them."""
 
     store: Store
     preferences: Preferences
@@ -31,6 +33,7 @@ class ScreenActions(ChatActions):
     answers: AnswerQueue
     kept: KeptReading
     download: ModelDownload
+    toolbox: Toolbox
 
     def obey(self, text: str) -> bool:
         """Does what a `/word` asks for. False: the text is a message. Raises UsageError for a word that is none."""
@@ -125,6 +128,40 @@ class ScreenActions(ChatActions):
             self.notify(f"Written to {path}", markup=False)
             return
 
+    def action_question(self) -> None:
+        """F7: to the tool call that waits for the person's word."""
+        running = self.answers.running
+        if running is None or self.answers.question is None:
+            self.notify("no tool waits for your word", markup=False)
+        elif self.screen is not self.chat:
+            self.notify("Esc leaves this screen; then answer", markup=False)
+        elif running.conversation != self.chat.chat.id:
+            self.open_conversation(running.conversation)
+        else:
+            self.chat.question_prompt.focus()
+
+    def action_tools(self) -> None:
+        """F6: the tools."""
+        from gptoss_mlx.app.screens.tools import ToolsScreen
+
+        self.push_screen(
+            ToolsScreen(
+                self.toolbox,
+                self.chat.chat.settings.tools_off or (),
+                switch=self._switch_tool,
+                choose=self._choose_policy,
+            )
+        )
+
+    def _switch_tool(self, name: str, on: bool) -> None:
+        settings = self.chat.chat.settings
+        off = [known for known in settings.tools_off or () if known != name]
+        self.chat.change_settings(replace(settings, tools_off=tuple(off if on else [*off, name]) or None))
+
+    def _choose_policy(self, name: str, policy: "Policy") -> None:
+        self.toolbox.choose(name, policy)
+        self.remember(tools={**self.preferences.tools, name: policy})
+
     def action_models(self) -> None:
         """F4: the models."""
         from gptoss_mlx.app.screens.models import ModelsScreen
@@ -167,7 +204,7 @@ class ScreenActions(ChatActions):
         if change is None:
             return
         self.remember(**change.preferences)
-        self.chat.change_settings(change.chat)
+        self.chat.change_settings(replace(change.chat, tools_off=self.chat.chat.settings.tools_off))
         self.set_idle_unload()
         if "keep_read" in change.preferences or "keep_read_gb" in change.preferences:
             self.kept.sweep()

@@ -11,8 +11,8 @@ from gptoss_mlx.app.conversation import ChatSettings
 from gptoss_mlx.app.preferences import SETTINGS, Preferences
 from gptoss_mlx.errors import UsageError
 
-CHAT_FIELDS: Final = tuple(item.name for item in fields(ChatSettings))
-"""Settings that a conversation can have for itself."""
+CHAT_FIELDS: Final = tuple(item.name for item in fields(ChatSettings) if item.name != "tools_off")
+"""Settings that a conversation can have for itself; its tools have a screen of their own."""
 
 APP_FIELDS: Final = (
     "context",

@@ -208,14 +208,16 @@ class Chat:
         """Goes on with an answer that was cut short: stopped, out of tokens, or edited. The reply is the whole of it.
 
         The model goes on after the last token that it said, within the same message: reasoning that was cut is taken
-        up, an answer goes on in the final channel. Raises UsageError when the last answer is complete, or none is
-        there.
+        up, an answer goes on in the final channel. After the result of a tool it begins a new message. Raises
+        UsageError when the last answer is complete, or none is there.
         """
         return self.stream_continue(**options).reply
 
     def stream_continue(self, **options: Unpack[OptionArguments]) -> Stream:
-        """`continue_answer` as a stream. Its events begin with what was said before."""
+        """`continue_answer` as a stream. Its events begin with what was said before, since the last tool's result."""
         self._settle()
+        if self._turns and self._turns[-1].role == "tool" and not self.pending_calls:
+            return self._start(self._turns, [], options)
         said = list(takewhile(lambda message: message.role == "assistant", reversed(self._turns)))[::-1]
         if not said:
             raise UsageError("there is no answer to go on with; send a message, or regenerate the answer")

@@ -7,10 +7,11 @@ waits for the engine.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
 from gptoss_mlx.app.answer_options import count_context, settle
@@ -26,6 +27,7 @@ from gptoss_mlx.app.prompt_history import PromptHistory
 from gptoss_mlx.app.screens.reporting import ReportingScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
+from gptoss_mlx.app.widgets.approval_prompt import ApprovalPrompt
 from gptoss_mlx.app.widgets.composer import Composer
 from gptoss_mlx.app.widgets.notice import Notice
 from gptoss_mlx.app.widgets.statistics_panel import StatisticsPanel
@@ -41,6 +43,8 @@ class ChatScreen(ReportingScreen):
     """One conversation at a time."""
 
     AUTO_FOCUS = "PromptArea"
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("tab", "next_part", show=False)]
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class ChatScreen(ReportingScreen):
         with Horizontal(id="beside"):
             with Vertical(id="talk"):
                 yield Transcript(keep_reasoning_open=preferences.keep_reasoning_open)
+                yield ApprovalPrompt()
                 yield Notice()
                 yield Composer(self._history.entries)
             statistics = StatisticsPanel()
@@ -132,6 +137,7 @@ class ChatScreen(ReportingScreen):
         self.post_message(SettingsChanged())
         if (running := self._answers.under_way(self.chat.id)) is not None:
             self.post_message(TurnStarted(running.turn))
+        self.show_question()
         self.count_context()
 
     async def show_below(self, turn: int | None) -> None:
@@ -192,6 +198,47 @@ class ChatScreen(ReportingScreen):
                 self.post_message(TurnFinished(answering.turn))
         self.show_notice()
         self.count_context()
+
+    # Tools that ask
+
+    @property
+    def question_prompt(self) -> ApprovalPrompt:
+        """Where it is decided whether a tool may run."""
+        return self.query_one(ApprovalPrompt)
+
+    def show_question(self) -> None:
+        """Asks what the answer of this conversation waits for; it gets the keys where nobody is writing."""
+        prompt, toolbox = self.question_prompt, self._answers.toolbox
+        question = self._answers.question if self._answers.under_way(self.chat.id) is not None else None
+        had_keys, writes = prompt.has_keys, self.composer.has_focus_within and bool(self.draft)
+        prompt.show(question, "" if question is None else toolbox.place(question.tool))
+        if question is None and had_keys:
+            self.composer.focus()
+        elif question is not None and not writes and not self.transcript.has_focus:
+            prompt.focus()
+        self.report_question()
+        self.show_notice()
+
+    def action_next_part(self) -> None:
+        """Tab: to the question where there is one; between the composer and the transcript otherwise."""
+        prompt = self.question_prompt
+        if prompt.display and not prompt.has_keys:
+            prompt.focus()
+        elif prompt.display:
+            self.composer.focus()
+        else:
+            self.focus_next()
+
+    @on(ApprovalPrompt.Always)
+    def always(self, event: ApprovalPrompt.Always) -> None:
+        """The tool need not ask again."""
+        if (running := self._answers.running) is not None:
+            running.approval.always(event.question)
+
+    @on(ApprovalPrompt.Typed)
+    def typed(self, event: ApprovalPrompt.Typed) -> None:
+        """What was typed as the question came belongs to the message that was begun."""
+        self.set_draft(self.draft + event.character)
 
     async def _show_below(self, turn: int | None) -> None:
         """The turns of the path after that one, anew: few, as branches begin near the end."""
@@ -254,7 +301,13 @@ class ChatScreen(ReportingScreen):
         if model is None or self._answers.under_way(self.chat.id) is not None:
             return
         used = await asyncio.to_thread(
-            count_context, model, path, self.settings, date=self.chat.date, overflow=self.overflow
+            count_context,
+            model,
+            path,
+            self.settings,
+            self._answers.toolbox,
+            date=self.chat.date,
+            overflow=self.overflow,
         )
         self.post_message(ContextChanged(used, model.context_limit))
 

@@ -9,6 +9,7 @@ from textual.screen import Screen
 
 from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.conversation import ChatSettings, Turn
+from gptoss_mlx.app.displayed_text import displayable
 from gptoss_mlx.app.messages import (
     ContextChanged,
     SettingsChanged,
@@ -19,6 +20,7 @@ from gptoss_mlx.app.messages import (
 )
 from gptoss_mlx.app.open_chat import OpenChat
 from gptoss_mlx.app.session import ModelSession
+from gptoss_mlx.app.widgets.approval_prompt import ApprovalPrompt
 from gptoss_mlx.app.widgets.key_line import KeyLine
 from gptoss_mlx.app.widgets.statistics_panel import StatisticsPanel
 from gptoss_mlx.app.widgets.status_line import StatusLine
@@ -118,6 +120,12 @@ class ReportingScreen(Screen[None]):
         self.report_session()
         self._moment()
 
+    def report_question(self) -> None:
+        """The tool that waits for the person's word, in whichever conversation."""
+        question = self._answers.question
+        self._status.change(asking="" if question is None else displayable(question.tool))
+        self._moment()
+
     def on_descendant_focus(self, _: DescendantFocus) -> None:
         self._moment()
 
@@ -142,7 +150,9 @@ class ReportingScreen(Screen[None]):
     def _moment(self) -> None:
         """Which keys matter now."""
         line = self.query_one(KeyLine)
-        if self._answers.under_way(self.chat.id) is not None:
+        if self.query_one(ApprovalPrompt).has_keys:
+            line.moment = "asked"
+        elif self._answers.under_way(self.chat.id) is not None:
             line.moment = "answering"
         else:
             focused = self.focused

@@ -170,6 +170,8 @@ def _read_settings(text: str) -> ChatSettings:
     except (ValueError, RecursionError):
         return ChatSettings()
     known = {field.name for field in fields(ChatSettings)}
+    if isinstance(values.get("tools_off"), list):
+        values["tools_off"] = tuple(values["tools_off"])
     return ChatSettings(**{name: value for name, value in values.items() if name in known})
 
 

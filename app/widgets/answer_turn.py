@@ -66,9 +66,9 @@ class AnswerTurn(TurnView):
         self._dropped: Mapping[str, int] | None = None
 
     def compose(self) -> ComposeResult:
-        parts = turn_parts(self.turn.messages)
+        parts = self._parts(self.turn)
         widgets = self._widgets(parts)
-        if self.running and widgets:
+        if self.running and widgets and parts[-1].result is None:
             # What was shown before, in another view of this turn, goes on growing.
             self._kind, self._tool = parts[-1].kind, parts[-1].name
             self._live = widgets[-1] = self._make(parts[-1].kind, parts[-1].name, parts[-1].text)
@@ -91,7 +91,9 @@ class AnswerTurn(TurnView):
             await self._show_pending()
             await self._end_part()
             self._turn = turn
-            parts = turn_parts(turn.messages)
+            parts = self._parts(turn)
+            for block in self.query(ToolCallBlock):
+                await block.settle()
             if parts and parts != self._shown_parts():
                 with self.app.batch_update():
                     await self.remove_children(".turn-part")
@@ -172,17 +174,24 @@ class AnswerTurn(TurnView):
                 self._kind, self._tool = part_kind(channel, tool), tool or ""
             case ToolCall(id=id, name=name, raw=raw):
                 block = self._live
-                if not isinstance(block, ToolCallBlock):
+                if not isinstance(block, ToolCallBlock) or block in self._calls.values():
                     self._kind, self._tool = "tool", name
                     block = await self._begin_part()
                     assert isinstance(block, ToolCallBlock)
                 await block.change(arguments=raw)
                 self._calls[id] = block
-            case ToolResult(id=id, content=content):
-                if (block := self._calls.get(id)) is not None:
-                    await block.change(result=content)
+            case ToolResult(content=content, seconds=seconds):
+                if (block := self._called(event)) is not None:
+                    await block.change(result=content, seconds=seconds)
             case _:
                 pass  # The text of a malformed message comes by TextDelta, too; Done is told by `finish`.
+
+    def _called(self, event: ToolResult) -> ToolCallBlock | None:
+        """The call that the result is of; one from before this view was made is known by its tool only."""
+        if event.id in self._calls:
+            return self._calls[event.id]
+        waiting = (block for block in self.query(ToolCallBlock) if block.result is None)
+        return next((block for block in waiting if block.tool_name == event.name), None)
 
     async def _grow(self, text: str, tokens: int) -> None:
         """Shows more text of the running message."""
@@ -213,7 +222,7 @@ class AnswerTurn(TurnView):
         if kind == "reasoning":
             part = Reasoning(text, live=True, folded=False)
         else:
-            part = ToolCallBlock(tool, text) if kind == "tool" else Answer(text, live=True)
+            part = ToolCallBlock(tool, text, live=True) if kind == "tool" else Answer(text, live=True)
         return part.add_class("turn-part")
 
     def _widgets(self, parts: Sequence[Part]) -> list[Reasoning | ToolCallBlock | Answer]:
@@ -227,10 +236,16 @@ class AnswerTurn(TurnView):
                 folded = not self._keep_reasoning_open
                 widgets.append(Reasoning(part.text, seconds=seconds, tokens=tokens, folded=folded))
             elif part.kind == "tool":
-                widgets.append(ToolCallBlock(part.name, part.text, part.result))
+                widgets.append(
+                    ToolCallBlock(part.name, part.text, part.result, seconds=part.seconds, live=self.running)
+                )
             else:
                 widgets.append(Answer(part.text))
         return [widget.add_class("turn-part") for widget in widgets]
+
+    @staticmethod
+    def _parts(turn: Turn) -> list[Part]:
+        return turn_parts(turn.messages, turn.stats.get("tool_seconds", ()))
 
     def _shown_parts(self) -> list[Part]:
         """The parts as they are on the screen, in the same terms as `turn_parts`."""
@@ -240,7 +255,7 @@ class AnswerTurn(TurnView):
                 case Reasoning():
                     shown.append(Part("reasoning", widget.source))
                 case ToolCallBlock():
-                    shown.append(Part("tool", widget.arguments, widget.tool_name, widget.result))
+                    shown.append(Part("tool", widget.arguments, widget.tool_name, widget.result, widget.seconds))
                 case Answer():
                     shown.append(Part("text", widget.source))
         return shown

@@ -47,6 +47,8 @@ class Status:
     """While the prompt is read: tokens read, all of them, seconds so far."""
     answering: bool = False
     """Whether an answer is under way."""
+    asking: str = ""
+    """The tool that waits for the person's word."""
     tokens_per_second: float | None = None
     ttft_seconds: float | None = None
     memory_bytes: int | None = None
@@ -123,6 +125,8 @@ def _context(status: Status, without: frozenset[str]) -> Content:
 
 
 def _activity(status: Status, without: frozenset[str]) -> list[Content]:
+    if status.asking:
+        return [Content.assemble((f"may {status.asking} run?", "bold $text-warning"), _muted(" F7"))]
     if status.reading is not None:
         return [_reading(*status.reading)]
     parts = []

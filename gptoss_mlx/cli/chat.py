@@ -10,6 +10,7 @@ from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.app import GptossApp
+    from gptoss_mlx.app.toolbox import Toolbox
 
 _SETTINGS: Final = ("effort", "temperature", "top_p", "max_tokens", "max_reasoning_tokens")
 """Options that a conversation of the app has as its own settings, under the same names; `--system` is another."""
@@ -49,6 +50,9 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
     from gptoss_mlx.app.app import GptossApp
     from gptoss_mlx.app.store import Store
 
+    # Before anything is opened: what is wrong with the command line is told at the terminal.
+    toolbox = _toolbox(arguments)
+    forms = _forms(arguments)
     store = Store()
     resume: int | None = None
     if arguments.resume is not None:
@@ -67,9 +71,35 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
         store=store,
         settings=_given(arguments, _SETTINGS, instructions=arguments.system),
         overflow=arguments.overflow,
-        defaults=_given(arguments, _DEFAULTS),
+        defaults={**_given(arguments, _DEFAULTS), **forms},
         date=arguments.date,
+        toolbox=toolbox,
     )
+
+
+def _toolbox(arguments: argparse.Namespace) -> "Toolbox":
+    """The tools of the command line. Raises UsageError for one that cannot be loaded."""
+    from gptoss_mlx.app.toolbox import Source, Toolbox
+
+    sources: list[Source] = []
+    if arguments.tool:
+        # It brings more with it than a chat without tools needs.
+        from gptoss_mlx.cli.tools import load_tool
+
+        sources = [Source(load_tool(word), f"--tool {word}") for word in arguments.tool]
+    return Toolbox(sources, run_all=arguments.yes)
+
+
+def _forms(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """`--schema`, `--regex` and `--choices` as options, checked. Raises UsageError."""
+    if arguments.schema is None and arguments.regex is None and arguments.choices is None:
+        return {}
+    from gptoss_mlx.cli.terminal import turn_options
+    from gptoss_mlx.options import Options
+
+    options = turn_options(arguments)
+    Options.from_arguments(options)
+    return {name: options[name] for name in ("schema", "regex", "choices") if name in options}
 
 
 def _given(arguments: argparse.Namespace, names: tuple[str, ...], **more: Any) -> Mapping[str, Any]:

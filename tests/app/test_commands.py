@@ -7,6 +7,7 @@ from textual.widget import Widget
 
 from gptoss_mlx.app.app import GptossApp
 from gptoss_mlx.app.commands import BY_NAME, COMMANDS, HINTS, Command, find_word, key_label, keys_label
+from gptoss_mlx.app.widgets.approval_prompt import ApprovalPrompt
 from gptoss_mlx.app.widgets.prompt_area import PromptArea
 from gptoss_mlx.app.widgets.transcript import Transcript
 from gptoss_mlx.errors import UsageError
@@ -72,7 +73,9 @@ def test_every_command_is_an_action_of_the_app(command: Command) -> None:
     assert callable(getattr(GptossApp, f"action_{command.name}", None))
 
 
-@pytest.mark.parametrize(("scope", "widget"), [("composer", PromptArea), ("transcript", Transcript)])
+@pytest.mark.parametrize(
+    ("scope", "widget"), [("composer", PromptArea), ("transcript", Transcript), ("question", ApprovalPrompt)]
+)
 def test_the_keys_of_widgets_are_those_of_the_table(scope: str, widget: type[Widget]) -> None:
     assert widget._merged_bindings is not None
     by_key = widget._merged_bindings.key_to_bindings

@@ -1,0 +1,73 @@
+"""The tools that hold while the app runs: which there are, where they come from, and whether a call of one asks first.
+
+What holds for a call is looked up when it comes, so that a policy that is changed holds at once, in an answer under
+way too. Knows no Textual.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from gptoss_mlx.errors import UsageError
+
+if TYPE_CHECKING:
+    from gptoss_mlx.harmony import ToolDescription
+    from gptoss_mlx.tools import Policy, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tool, and where it comes from."""
+
+    tool: "Tool"
+    place: str
+    """As the user named it: `--tool calc.py:multiply`."""
+
+
+class Toolbox:
+    """The tools, and what the user said of them."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source] = (),
+        *,
+        run_all: bool = False,
+        kept: "Callable[[], Mapping[str, Policy]]" = dict,
+    ) -> None:
+        """`run_all`: what would ask runs at once (`--yes`); `kept` gives the preferences' policies by name.
+
+        Raises UsageError when two tools have one name.
+        """
+        self.sources = tuple(sources)
+        self.kept = kept
+        self._run_all = run_all
+        self._chosen: dict[str, Policy] = {}
+        """By name: what was chosen since the app began."""
+        places: dict[str, str] = {}
+        for source in self.sources:
+            other = places.setdefault(source.tool.name, source.place)
+            if other is not source.place:
+                raise UsageError(
+                    f"{other} and {source.place} are both called {source.tool.name!r}; expected each name once"
+                )
+
+    def policy(self, name: str) -> "Policy":
+        """What holds for the tool of that name: what was chosen last, else the preferences' word, else its own."""
+        if name in self._chosen:
+            return self._chosen[name]
+        own = next((source.tool.policy for source in self.sources if source.tool.name == name), None)
+        policy = self.kept().get(name) or own or "ask"
+        return "always" if policy == "ask" and self._run_all else policy
+
+    def place(self, name: str) -> str:
+        """Where the tool of that name comes from; empty where there is none."""
+        return next((source.place for source in self.sources if source.tool.name == name), "")
+
+    def choose(self, name: str, policy: "Policy") -> None:
+        """The policy of that tool from now on, while the app runs."""
+        self._chosen[name] = policy
+
+    def offered(self, off: Collection[str] = ()) -> "list[ToolDescription]":
+        """The tools that a model is told of, those in `off` left out. Each asks, so that the policy of the moment
+        holds."""
+        return [replace(source.tool, policy="ask") for source in self.sources if source.tool.name not in off]
