@@ -27,11 +27,11 @@ PAUSE_SECONDS: Final = 0.4
 """After it took the focus, keys are still those of somebody who writes a message."""
 
 _KEYS: Final = (
-    ("y", "run it once"),
-    ("a", "always, while the app runs"),
+    ("y", "run once"),
+    ("a", "always, until you quit"),
     ("n", "refuse"),
-    ("r", "refuse and say why"),
-    ("Esc", "stop the answer"),
+    ("r", "say why not"),
+    ("Esc", "stop"),
 )
 
 
@@ -104,13 +104,14 @@ class ApprovalPrompt(Vertical, can_focus=True):
             self._scroll.scroll_home(animate=False)
 
     def on_focus(self) -> None:
-        self._focused_at = monotonic()
+        # Who comes back from writing a reason knows what the keys are for.
+        self._focused_at = 0.0 if self._reason.display else monotonic()
+        self._close_reason()
 
     def on_key(self, event: events.Key) -> None:
         if self._reason.has_focus:
             if event.key == "escape":
                 event.stop()
-                self._close_reason()
                 self.focus()
         elif event.is_printable and event.character is not None:
             if monotonic() - self._focused_at < PAUSE_SECONDS:
