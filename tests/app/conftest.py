@@ -6,8 +6,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`GPTOSS_HOME`."""
-    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "gptoss"))
-    (tmp_path / "gptoss").mkdir()
-    return tmp_path / "gptoss"
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`GPTOSS_HOME`, not in the test's own folder."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("GPTOSS_HOME", str(folder))
+    return folder

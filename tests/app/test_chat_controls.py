@@ -202,7 +202,9 @@ def test_answer_now_cuts_the_thinking_short(home: Path, tokenizer: Tokenizer):
         await desk.press("escape")
         await desk.until_idle()
         assert desk.path[-1].reasoning.startswith("hm hm")
-        assert desk.path[-1].answer.strip().startswith("hm")
+        # Cut between two tokens of a word, perhaps.
+        assert desk.path[-1].answer.strip()
+        assert set(desk.path[-1].answer) == set("hm ")
 
     drive(home, load, work)
 

@@ -53,7 +53,7 @@ def test_a_chat_goes_on_from_its_json(tmp_path: Path, pocket: GptOss):
     assert again.turns == chat.turns
     assert again.messages == chat.messages
     assert again.instructions == "Be brief."
-    assert again.defaults == {"effort": "low", "date": "2026-01-31", "tools": []}
+    assert again.defaults == {"effort": "low", "date": "2026-01-31", "tools": ()}
     assert again.send("Thank you").text
 
 
