@@ -99,7 +99,7 @@ def allocations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shortage]:
             yield shortage
 
 
-EVERY = [pytest.param(1, marks=pytest.mark.slow, id="every"), pytest.param(13, id="some")]
+EVERY = [pytest.param(1, marks=pytest.mark.slow, id="every"), pytest.param(29, id="some")]
 """Which of the places where there may be no memory are tried."""
 
 

@@ -133,6 +133,7 @@ def test_ctrl_c_keeps_what_came_and_rm_takes_it_away(hub: StandInHub, home: Path
     assert list((home / "models").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_network_that_is_gone_for_a_while_is_told_once(hub: StandInHub) -> None:
     hub.fail("cut", SHARD, times=1, after=300_000)
     hub.fail("status", SHARD, times=5, status=503, retry_after="1")

@@ -68,6 +68,7 @@ def test_it_generates_the_reference_s_tokens(model: Model):
     assert {launch.kernel for launch in simulator.launches} == OF_A_TOKEN | OF_A_PROMPT
 
 
+@pytest.mark.slow
 def test_so_it_does_after_a_long_prompt_in_chunks_that_wrap_the_ring(model: Model):
     prompt = prompt_of(300)
     with simulated(seed=5) as simulator:
