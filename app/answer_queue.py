@@ -23,6 +23,7 @@ from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import GptOssError
 
 if TYPE_CHECKING:
+    from gptoss_mlx.api import GptOss
     from gptoss_mlx.app.answering import Answering, Begun
     from gptoss_mlx.app.approval import Question
 
@@ -54,7 +55,7 @@ class Audience(Protocol):
     def answer_note(self, conversation: int, note: Note) -> None:
         """Progress, speed and the like."""
 
-    def before_answer(self, conversation: int, stopped: Callable[[], bool]) -> None:
+    def before_answer(self, conversation: int, model: "GptOss", stopped: Callable[[], bool]) -> None:
         """Called on a thread before the model is asked; may take its time until `stopped` says that nobody waits."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
@@ -148,7 +149,7 @@ class AnswerQueue:
         )
 
         def begin() -> "Begun":
-            self._audience.before_answer(request.conversation, lambda: answering.stopped)
+            self._audience.before_answer(request.conversation, model, lambda: answering.stopped)
             return begin_answer(
                 model,
                 path,

@@ -36,6 +36,7 @@ from gptoss_mlx.errors import UsageError
 if TYPE_CHECKING:
     from textual.command import Provider
 
+    from gptoss_mlx.api import GptOss
     from gptoss_mlx.app.answering import Answering
 
 LOOK_SECONDS = 1.0
@@ -108,7 +109,6 @@ class GptossApp(Leaving):
             self.session,
             lambda: self.preferences,
             self.toolbox,
-            lambda: None if self.answers.running is None else self.answers.running.conversation,
             lambda: self.post_message(ReadingKept()),
         )
         """What models have read of conversations, in files."""
@@ -247,8 +247,8 @@ class GptossApp(Leaving):
             self.kept.show(answering.conversation)
         await self.chat.answer_begins(answering)
 
-    def before_answer(self, conversation: int, stopped: Callable[[], bool]) -> None:
-        self.kept.wait_until_loaded(conversation, stopped)
+    def before_answer(self, conversation: int, model: "GptOss", stopped: Callable[[], bool]) -> None:
+        self.kept.wait_until_loaded(conversation, model, stopped)
 
     async def answer_ended(self, answering: "Answering") -> None:
         self.look_at_model()

@@ -47,7 +47,7 @@ class _Load:
 
 
 class KeptReading:
-    """Saves and loads. Every method but `before_close` comes back at once, and none raises."""
+    """Saves and loads. Every method but `before_close` and `wait_until_loaded` comes back at once, and none raises."""
 
     def __init__(
         self,
@@ -55,16 +55,15 @@ class KeptReading:
         session: ModelSession,
         preferences: Callable[[], Preferences],
         toolbox: Toolbox,
-        answering: Callable[[], int | None],
         on_change: Callable[[], object] = lambda: None,
     ) -> None:
-        """`answering` gives the conversation whose answer is under way; `on_change` is called, on any thread, when a
-        file's size or the notice changed."""
+        """`on_change` is called, on any thread, when a file's size or the notice changed."""
         self._store = store
         self._session = session
         self._preferences = preferences
         self._toolbox = toolbox
-        self._answering = answering
+        self._asked: tuple[int, GptOss] | None = None
+        """The conversation whose answer is under way, and who gives it."""
         self._on_change = on_change
         self._answered = 0.0
         self._shown: int | None = None
@@ -85,7 +84,7 @@ class KeptReading:
     def show(self, conversation: int | None) -> None:
         """That conversation is on the screen now; the one before is saved."""
         before, self._shown = self._shown, conversation
-        if before is not None and before != conversation and before != self._answering():
+        if before is not None and before not in (conversation, self._asked and self._asked[0]):
             self.save(before)
         self.model_ready()
 
@@ -97,14 +96,13 @@ class KeptReading:
 
     def answered(self, conversation: int, turn: Turn) -> None:
         """An answer ended there: more was read than is kept."""
-        model = self._session.model
-        stats = turn.stats
-        if model is None or not self._preferences().keep_read or turn.model != model.name:
-            return
-        if stats.get("prompt_tokens", 0) + stats.get("generated_tokens", 0) < LEAST_TOKENS:
-            return
-        self._answered = time.monotonic()
+        read = turn.stats.get("prompt_tokens", 0) + turn.stats.get("generated_tokens", 0)
         with self._lock:
+            asked, self._asked = self._asked, None
+            if asked is None or read < LEAST_TOKENS or not self._preferences().keep_read:
+                return
+            model = asked[1]
+            self._answered = time.monotonic()
             self._unsaved[conversation] = model
             self._loads[conversation] = there = _Load(model, needed=False)
             there.done.set()
@@ -118,11 +116,10 @@ class KeptReading:
             self._unsaved.clear()
             self._loads.clear()
 
-    def wait_until_loaded(self, conversation: int, stopped: Callable[[], bool]) -> None:
-        """Blocks until what is kept of the conversation is loaded, or `stopped` says that nobody waits any more."""
-        model = self._session.model
-        if model is None:
-            return
+    def wait_until_loaded(self, conversation: int, model: "GptOss", stopped: Callable[[], bool]) -> None:
+        """`model` is to answer there: blocks until what is kept of the conversation is loaded, or `stopped` says that
+        nobody waits any more."""
+        self._asked = conversation, model
         loaded = self._load(conversation, model, needed=True)
         while not loaded.wait(0.05):
             if stopped() or self._closed:
@@ -138,7 +135,7 @@ class KeptReading:
     def before_close(self, model: "GptOss") -> None:
         """The model goes: saves what it has read, when its answer is over. Blocks."""
         end = time.monotonic() + SETTLE_SECONDS
-        while self._answering() is not None and not self._closed and time.monotonic() < end:
+        while self._asked is not None and not self._closed and time.monotonic() < end:
             time.sleep(0.02)
         for conversation in self._waiting(model):
             self._save(conversation)

@@ -1,15 +1,18 @@
 """What the pocket model has read of a conversation is there after a restart, exactly, and never in the way."""
 
 import asyncio
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.message import Message as Note
 
 from gptoss_mlx import load
 from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.kept_reading import LEAST_TOKENS
+from gptoss_mlx.app.messages import TurnSpeed
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.kv_store import KVStore
 from tests.app.driving import Desk, drive
@@ -27,15 +30,29 @@ async def first(desk: Desk) -> None:
     assert turn.stats["cached_tokens"] == 0
 
 
-def talk(home: Path, *, before: Any = first, preferences: Preferences = GREEDY, between: Any = lambda: None) -> Turn:
-    """Says something long, restarts, and gives the next answer."""
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which something long was said, and the app left."""
+    home = tmp_path_factory.mktemp("left")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("GPTOSS_HOME", str(home))
+        drive(home, load, first, model="pocket", preferences=GREEDY)
+    return home
+
+
+@pytest.fixture
+def again(home: Path, left: Path) -> Path:
+    """A copy of it, where the app is started again."""
+    return Path(shutil.copytree(left, home, dirs_exist_ok=True))
+
+
+def next_answer(home: Path, preferences: Preferences = GREEDY) -> Turn:
+    """Restarts, and gives the next answer."""
     answers = []
 
     async def second(desk: Desk) -> None:
         answers.append(await desk.ask("What is 3 plus 4?"))
 
-    drive(home, load, before, model="pocket", preferences=preferences)
-    between()
     drive(home, load, second, model="pocket", preferences=preferences)
     return answers[0]
 
@@ -50,25 +67,25 @@ def file_of(home: Path) -> Path:
     return file
 
 
-def test_the_first_answer_after_a_restart_reads_little_and_is_the_same(home: Path, tmp_path: Path):
-    kept = talk(home)
+def test_the_first_answer_after_a_restart_reads_little_and_is_the_same(again: Path, left: Path, tmp_path: Path):
+    kept = next_answer(again)
     assert kept.stats["cached_tokens"] > LEAST_TOKENS
-    cold = talk(tmp_path / "other", preferences=FORGETFUL)
+    other = Path(shutil.copytree(left, tmp_path / "other"))
+    cold = next_answer(other, FORGETFUL)
     assert cold.stats["cached_tokens"] == 0
     assert cold.stats["prompt_tokens"] == kept.stats["prompt_tokens"]
     assert [message.tokens for message in kept.messages] == [message.tokens for message in cold.messages]
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
-def test_a_damaged_file_changes_nothing(home: Path, damage: str):
-    def spoil() -> None:
-        file = file_of(home)
-        data = bytearray(file.read_bytes())
-        data[len(data) // 2] ^= 1
-        file.write_bytes({"flipped": bytes(data), "cut": bytes(data[: len(data) // 2]), "empty": b""}[damage])
-
-    answer = talk(home, between=spoil)
-    assert answer.state == "complete" or answer.finish_reason == "length"
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_damaged_file_changes_nothing(again: Path, damage: str):
+    file = file_of(again)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data if damage == "flipped" else data[: len(data) // 2])
+    answer = next_answer(again)
+    assert answer.error is None
+    assert answer.answer
     assert answer.stats["cached_tokens"] == 0
 
 
@@ -103,6 +120,28 @@ def test_a_conversation_is_saved_before_another_model_comes(home: Path):
     drive(home, load, work, model="pocket", preferences=GREEDY)
 
 
+def test_an_answer_under_way_is_stopped_and_kept_when_another_model_comes(home: Path, monkeypatch: pytest.MonkeyPatch):
+    async def work(desk: Desk) -> None:
+        await desk.until(lambda: desk.app.session.state == "ready")
+        old = desk.app.session.model
+        heard = desk.app.answer_note
+
+        def switch(conversation: int, note: Note) -> None:
+            if isinstance(note, TurnSpeed) and desk.app.session.model is old:
+                desk.app._model_chosen("pocket")
+            heard(conversation, note)
+
+        monkeypatch.setattr(desk.app, "answer_note", switch)
+        await desk.say(LONG)
+        await desk.until(lambda: desk.app.session.model not in (None, old), 30)
+        assert desk.idle
+        assert desk.path[-1].state in ("stopped", "complete")
+        assert desk.path[-1].error is None
+        assert file_of(home).stat().st_size > 0
+
+    drive(home, load, work, model="pocket", preferences=Preferences(temperature=0.0, max_tokens=200))
+
+
 def test_a_short_conversation_gets_no_file(home: Path):
     async def work(desk: Desk) -> None:
         await desk.ask("What is 17 plus 25?")
@@ -111,9 +150,8 @@ def test_a_short_conversation_gets_no_file(home: Path):
     assert not list(home.glob("kv/*"))
 
 
-def test_a_conversation_that_is_gone_for_good_leaves_no_file(home: Path):
-    drive(home, load, first, model="pocket", preferences=GREEDY)
-    own = file_of(home)
+def test_a_conversation_that_is_gone_for_good_leaves_no_file(again: Path):
+    own = file_of(again)
     gone = own.with_name("chat-99.kv")
     foreign = own.with_name("file-abc.kv")
     for other in (gone, foreign):
@@ -122,14 +160,14 @@ def test_a_conversation_that_is_gone_for_good_leaves_no_file(home: Path):
     async def work(desk: Desk) -> None:
         await desk.until(lambda: not gone.exists())
 
-    drive(home, load, work, model="pocket", preferences=GREEDY)
+    drive(again, load, work, model="pocket", preferences=GREEDY)
     assert own.exists()
     assert foreign.exists()
 
     async def without(desk: Desk) -> None:
         await desk.until(lambda: not own.exists())
 
-    drive(home, load, without, model="pocket", preferences=FORGETFUL)
+    drive(again, load, without, model="pocket", preferences=FORGETFUL)
     assert foreign.exists()
 
 
@@ -170,8 +208,7 @@ def test_ctrl_c_leaves_without_waiting_for_what_was_read(home: Path, monkeypatch
     drive(home, load, work, model="pocket", preferences=GREEDY)
 
 
-def test_a_stop_does_not_wait_for_what_is_being_loaded(home: Path, monkeypatch: pytest.MonkeyPatch):
-    drive(home, load, first, model="pocket", preferences=GREEDY)
+def test_a_stop_does_not_wait_for_what_is_being_loaded(again: Path, monkeypatch: pytest.MonkeyPatch):
     slow = threading.Event()
 
     def read(self: KVStore, *arguments: Any) -> int:
@@ -191,11 +228,11 @@ def test_a_stop_does_not_wait_for_what_is_being_loaded(home: Path, monkeypatch: 
         assert desk.path[-1].state == "stopped"
         slow.set()
 
-    drive(home, load, work, model="pocket", preferences=GREEDY)
+    drive(again, load, work, model="pocket", preferences=GREEDY)
 
 
-def test_a_model_that_idles_leaves_memory_and_finds_what_it_had_read(home: Path, monkeypatch: pytest.MonkeyPatch):
-    preferences = Preferences(temperature=0.0, max_tokens=24, effort="none", unload_after_minutes=2 / 60)
+def test_a_model_that_idles_leaves_memory_and_finds_what_it_had_read(home: Path):
+    preferences = Preferences(temperature=0.0, max_tokens=24, effort="none", unload_after_minutes=4 / 60)
 
     async def work(desk: Desk) -> None:
         await first(desk)
