@@ -16,6 +16,8 @@ How it is put together:
     model_entries.py  which models are here, and what fits; model_download.py: one that is being got
     settings_form.py  the settings screen's fields, as text and back
     recording.py      saved chats into the store; chats of the line mode, too
+    kept_reading.py   what the model has read of conversations, in files: saved when left, loaded before answers
+    leaving.py        Ctrl+C and Ctrl+Q: all is stopped, saved and kept before the app ends
     open_chat.py      the conversation on the screen: its path, and the ways to change it
     conversing.py     what a person does to it: send, edit, take back, answer again, go on, change branches
     answer_queue.py   which answer is under way and which messages wait for theirs

@@ -7,7 +7,7 @@ under way at a time; it goes on when the reader turns to another conversation.
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +23,7 @@ from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import GptOssError
 
 if TYPE_CHECKING:
-    from gptoss_mlx.app.answering import Answering
+    from gptoss_mlx.app.answering import Answering, Begun
     from gptoss_mlx.app.approval import Question
 
 
@@ -53,6 +53,9 @@ class Audience(Protocol):
 
     def answer_note(self, conversation: int, note: Note) -> None:
         """Progress, speed and the like."""
+
+    def before_answer(self, conversation: int, stopped: Callable[[], bool]) -> None:
+        """Called on a thread before the model is asked; may take its time until `stopped` says that nobody waits."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
         """Runs `work` on the app's loop."""
@@ -144,20 +147,22 @@ class AnswerQueue:
             approval,
         )
 
+        def begin() -> "Begun":
+            self._audience.before_answer(request.conversation, lambda: answering.stopped)
+            return begin_answer(
+                model,
+                path,
+                settings,
+                self.toolbox,
+                date=conversation.date,
+                overflow=preferences.overflow,
+                approval=approval,
+                goes_on=request.goes_on,
+            )
+
         async def answer() -> None:
             await self._audience.answer_begins(answering)
-            await answering.run(
-                lambda: begin_answer(
-                    model,
-                    path,
-                    settings,
-                    self.toolbox,
-                    date=conversation.date,
-                    overflow=preferences.overflow,
-                    approval=approval,
-                    goes_on=request.goes_on,
-                )
-            )
+            await answering.run(begin)
             self.running = None
             await self._audience.answer_ended(answering)
             answering.ended.set()

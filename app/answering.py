@@ -76,12 +76,13 @@ class Answering:
         """Set when it is through: saved, and shown as it stands."""
         self.crashed = False
         """True when the engine failed, rather than the request."""
+        self.stopped = False
+        """True once `stop` was called."""
         self._save = save
         self._post = post
         self._began = time.perf_counter()
         self._partial = PartialAnswer()
         self._stream: Stream | None = None
-        self._stopped = False
         self._over = asyncio.Event()
         self._missed: list[Event] = []
         self._noted = 0.0
@@ -104,7 +105,7 @@ class Answering:
 
     def stop(self) -> None:
         """Ends it within a token, or a chunk of the prompt; what came is kept. Again: nothing more happens."""
-        self._stopped = True
+        self.stopped = True
         self.approval.withdraw()
         if self._stream is not None:
             self._stream.cancel()
@@ -121,7 +122,7 @@ class Answering:
             begun = await asyncio.to_thread(begin)
             self._stream = begun.stream
             self._partial.before = begun.before
-            if self._stopped:
+            if self.stopped:
                 begun.stream.cancel()
             await self._follow(begun)
         except Exception as error:
@@ -140,10 +141,9 @@ class Answering:
             self._partial.take(event)
             if isinstance(event, Done):
                 reply = event.reply
-                # An answer that was cut anywhere is broken off there: that is no fault of the model.
                 whole = reply.finish_reason in ("stop", "tool_calls")
                 seconds = [*self._earlier_seconds(begun), *(result.seconds for result in reply.tool_results)]
-                warnings = [warning.to_dict() for warning in reply.warnings] if whole else []
+                warnings = [warning.to_dict() for warning in reply.warnings]
                 self._end(
                     "complete" if whole else "stopped",
                     messages=tuple(begun.chat.turns[begun.said :]),

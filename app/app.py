@@ -5,11 +5,9 @@ The first paint needs none of the model: it is loaded by `ModelSession` while th
 
 import asyncio
 import gc
-import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
@@ -21,12 +19,13 @@ from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.commands import app_bindings
 from gptoss_mlx.app.conversation import ChatSettings
 from gptoss_mlx.app.first_model import POCKET, first_model
-from gptoss_mlx.app.messages import DownloadChanged, SaveFailed, SessionChanged
+from gptoss_mlx.app.kept_reading import KeptReading
+from gptoss_mlx.app.leaving import Leaving
+from gptoss_mlx.app.messages import DownloadChanged, ReadingKept, SaveFailed, SessionChanged, SettingsChanged
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.place import Place
 from gptoss_mlx.app.preferences import Preferences, load_preferences
 from gptoss_mlx.app.prompt_history import PromptHistory
-from gptoss_mlx.app.screen_actions import ScreenActions
 from gptoss_mlx.app.screens.chat import ChatScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
@@ -39,12 +38,6 @@ if TYPE_CHECKING:
 
     from gptoss_mlx.app.answering import Answering
 
-FINISH_SECONDS = 5.0
-"""How long leaving waits for the engine to come to the end of a chunk."""
-
-AGAIN_SECONDS = 2.0
-"""How soon Ctrl+C must be pressed again to leave."""
-
 LOOK_SECONDS = 1.0
 """Between two times that the draft is kept, and that is looked what other apps have done."""
 
@@ -56,7 +49,7 @@ def find_palette() -> "type[Provider]":
     return Palette
 
 
-class GptossApp(ScreenActions):
+class GptossApp(Leaving):
     """The terminal app."""
 
     TITLE = "gptoss"
@@ -110,6 +103,17 @@ class GptossApp(ScreenActions):
         self.toolbox.kept = lambda: self.preferences.tools
         self.answers = AnswerQueue(self.store, self.session, self, self.toolbox)
         """The answer under way, and what waits."""
+        self.kept = KeptReading(
+            self.store,
+            self.session,
+            lambda: self.preferences,
+            self.toolbox,
+            lambda: None if self.answers.running is None else self.answers.running.conversation,
+            lambda: self.post_message(ReadingKept()),
+        )
+        """What models have read of conversations, in files."""
+        self.session.before_close = self.kept.before_close
+        self.set_idle_unload()
         self.place = Place() if place is None else place
         """Where the reader was."""
         self.chat = ChatScreen(
@@ -125,7 +129,6 @@ class GptossApp(ScreenActions):
         self._first_model = first_model(model, self.preferences)
         self._given = dict(settings or {})
         self._first_context = context if context is not None else self.preferences.context
-        self._interrupted = 0.0
         self._typed_early: list[Event] | None = []
         """Keys from before there was anything to type into; None once there is."""
         self._open_first(resume)
@@ -176,16 +179,32 @@ class GptossApp(ScreenActions):
             self.post_message(event)
         for problem in self.preferences.problems:
             self.notify(problem, severity="warning", timeout=20)
+        self.kept.sweep()
         # Beside the keys: what is looked at may be slow.
         self.set_interval(LOOK_SECONDS, lambda: self.run_worker(self._look(), group="look", exclusive=True))
 
     async def _look(self) -> None:
         """What has to be looked at now and then."""
         await self.keep_place()
+        await asyncio.to_thread(self._look_behind)
+        if notice := self.kept.take_notice():
+            self.notify(notice, timeout=10, markup=False)
         for sentence in self.store.take_notices():
             self.notify(sentence, severity="warning", timeout=20)
         self.chat.show_notice()
+        self.chat.report_session()
         await self.chat.follow_elsewhere()
+
+    def _look_behind(self) -> None:
+        """What is looked at on a thread."""
+        self.store.retry()
+        self.look_at_model()
+        self.kept.look()
+
+    def look_at_model(self) -> None:
+        """Whether it is in memory, or has left and taken along what it had read."""
+        if self.session.look():
+            self.kept.forget()
 
     def change_settings(self, settings: ChatSettings) -> None:
         """Settings of the conversation on the screen, from its next answer on."""
@@ -199,8 +218,20 @@ class GptossApp(ScreenActions):
         if self.session.state == "loading" and self.answers.running is not None and self.answers.question is not None:
             # The model that called is gone; its question must not hold what comes.
             self.answers.running.stop()
+        self.kept.model_ready()
         self.answers.pump()
         self.chat.session_changed()
+
+    @on(SettingsChanged)
+    def conversation_shown(self) -> None:
+        """Another conversation may be on the screen."""
+        self.kept.show(self.chat.chat.id)
+        self.reading_kept()
+
+    @on(ReadingKept)
+    def reading_kept(self) -> None:
+        """Something that was read is in a file, or not any more."""
+        self.chat.report_kept(self.kept.file_bytes(self.chat.chat.id))
 
     @on(DownloadChanged)
     def download_changed(self) -> None:
@@ -215,12 +246,20 @@ class GptossApp(ScreenActions):
             self.notify(f"{name}: {self.download.error}", severity="error", timeout=20, markup=False)
 
     async def answer_begins(self, answering: "Answering") -> None:
+        if answering.conversation == self.chat.chat.id:
+            self.kept.show(answering.conversation)
         await self.chat.answer_begins(answering)
 
+    def before_answer(self, conversation: int, stopped: Callable[[], bool]) -> None:
+        self.kept.wait_until_loaded(conversation, stopped)
+
     async def answer_ended(self, answering: "Answering") -> None:
+        self.look_at_model()
+        self.kept.answered(answering.conversation, answering.turn)
         await self.chat.answer_ended(answering)
         if answering.crashed:
             # What state the device is in, nobody knows: the next answer gets a fresh engine.
+            self.kept.forget()
             self.session.reload()
             self.chat.tell(f"{self.session.name} is being loaded again, since its engine failed")
 
@@ -239,8 +278,6 @@ class GptossApp(ScreenActions):
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
         return self.run_worker(work)
 
-    # Leaving
-
     async def keep_place(self) -> None:
         """Keeps the draft and where the reader is."""
         if not self.chat.arrived:
@@ -250,28 +287,3 @@ class GptossApp(ScreenActions):
             await asyncio.to_thread(self.place.save)
         except OSError as error:
             self.log.error(f"the draft cannot be kept: {error}")
-
-    def action_interrupt(self) -> None:
-        """Ctrl+C: copies what is selected; else stops the answer; else, twice with nothing typed, leaves."""
-        selected = self.screen.get_selected_text() or self.chat.composer.selected_text
-        now = monotonic()
-        if selected:
-            self.copy_to_clipboard(selected)
-        elif self.answers.under_way(self.chat.chat.id) is not None:
-            self.action_stop()
-        elif self.chat.draft.strip():
-            self.chat.tell("Ctrl+Q leaves; your draft is kept. Ctrl+C twice leaves when nothing is typed.")
-        elif now - self._interrupted < AGAIN_SECONDS:
-            self.run_worker(self.action_quit())
-        else:
-            self._interrupted = now
-            self.chat.tell("Ctrl+C again leaves.")
-
-    async def action_quit(self) -> None:
-        """Leaves: the answer under way is stopped and saved."""
-        await self.keep_place()
-        await self.answers.finish(FINISH_SECONDS)
-        # The engine ends by itself; a chunk that is being read must not hold the terminal.
-        threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()
-        await asyncio.to_thread(self.download.close)
-        self.exit()

@@ -26,6 +26,14 @@ class DownloadChanged(Message):
         return isinstance(message, DownloadChanged)
 
 
+class ReadingKept(Message):
+    """What was read of a conversation is in its file: see `app.kept`."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Only how it stands now matters."""
+        return isinstance(message, ReadingKept)
+
+
 class TurnStarted(Message):
     """An answer is under way: its prompt is being read."""
 

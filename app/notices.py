@@ -21,6 +21,8 @@ def notice_text(chat: OpenChat, editing: Turn | None, answers: AnswerQueue, sess
         return "The last message has no answer yet: Tab and r get one."
     if session.state == "failed":
         return f"{session.name} is not loaded: {session.error}"
+    if session.unloaded and answers.running is None:
+        return f"{session.name} is unloaded (idle); it loads again with the next message."
     return ""
 
 

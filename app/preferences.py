@@ -60,6 +60,12 @@ class Preferences:
     """Tokens of a conversation at most; None: what the model was made for."""
     overflow: str = "drop_oldest"
     """What happens when a conversation does not fit the context: one of `OVERFLOWS`."""
+    keep_read: bool = True
+    """Whether what models have read of conversations is kept in files."""
+    keep_read_gb: float = 8.0
+    """What these files take together at most, in 10^9 bytes."""
+    unload_after_minutes: float | None = None
+    """How long a model that nobody asks stays in memory; None: for ever."""
     keep_reasoning_open: bool = False
     """Whether reasoning stays unfolded when the answer begins."""
     show_statistics: bool = False
@@ -164,6 +170,26 @@ SETTINGS: Final[dict[str, Setting]] = {
         '"drop_oldest"',
         "one of drop_oldest, error",
         lambda value: value in OVERFLOWS,
+    ),
+    "keep_read": Setting(
+        "Whether what the model has read of a chat is kept in a file, so that it is not read again after a restart "
+        "(25 KB a token for gpt-oss-20b); false removes what was kept.",
+        "true",
+        "true or false",
+        _is_switch,
+    ),
+    "keep_read_gb": Setting(
+        "What these files take together at most, in GB; the chats that were used longest ago lose theirs first.",
+        "8.0",
+        "a number, 0 or more",
+        lambda value: _is_number(value) and value >= 0,
+    ),
+    "unload_after_minutes": Setting(
+        "Minutes without a message after which the model leaves memory, to be loaded again with the next one; without "
+        "it, never.",
+        "30.0",
+        "a number above 0",
+        lambda value: _is_number(value) and value > 0,
     ),
     "keep_reasoning_open": Setting(
         "Whether reasoning stays unfolded when the answer begins.", "true", "true or false", _is_switch

@@ -63,11 +63,6 @@ class PromptHistory:
         else:
             self.trouble = None
 
-    def search(self, words: str) -> list[str]:
-        """Prompts that hold each of the words somewhere, newest first."""
-        wanted = words.casefold().split()
-        return [text for text in reversed(self.entries()) if all(word in text.casefold() for word in wanted)]
-
     def _append(self, line: str) -> None:
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with open(handle, "w", encoding="utf-8") as file:

@@ -10,6 +10,7 @@ from textual import work
 from gptoss_mlx.app.actions import ChatActions
 from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.commands import find_word
+from gptoss_mlx.app.kept_reading import KeptReading
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
 from gptoss_mlx.app.session import ModelSession
@@ -29,8 +30,9 @@ class ScreenActions(ChatActions):
     store: Store
     preferences: Preferences
     session: ModelSession
-    download: ModelDownload
     answers: AnswerQueue
+    kept: KeptReading
+    download: ModelDownload
     toolbox: Toolbox
 
     def obey(self, text: str) -> bool:
@@ -185,6 +187,9 @@ class ScreenActions(ChatActions):
 
     def _model_chosen(self, name: str | None) -> None:
         if name is not None:
+            if self.answers.running is not None:
+                # What it said is saved, and what the model has read, before the model goes.
+                self.answers.running.stop()
             self.session.open(name, self.preferences.context)
             self.remember(model=name)
 
@@ -194,11 +199,19 @@ class ScreenActions(ChatActions):
 
         self.push_screen(SettingsScreen(self.chat.chat.settings, self.preferences), self._settings_chosen)
 
+    def set_idle_unload(self) -> None:
+        """The preferences say after how long the model leaves memory; from the next load on."""
+        minutes = self.preferences.unload_after_minutes
+        self.session.idle_unload_seconds = None if minutes is None else 60 * minutes
+
     def _settings_chosen(self, change: "SettingsChange | None") -> None:
         if change is None:
             return
         self.remember(**change.preferences)
         self.chat.change_settings(replace(change.chat, tools_off=self.chat.chat.settings.tools_off))
+        self.set_idle_unload()
+        if "keep_read" in change.preferences or "keep_read_gb" in change.preferences:
+            self.kept.sweep()
         self.chat.show_statistics(self.preferences.show_statistics)
         self.chat.transcript.keep_reasoning_open = self.preferences.keep_reasoning_open
 
@@ -210,8 +223,9 @@ class ScreenActions(ChatActions):
 
     def remember(self, **values: Any) -> None:
         """Sets preferences, here and in the file; says what cannot be saved."""
-        known = {field.name for field in fields(Preferences)}
-        self.preferences = replace(self.preferences, **{name: values[name] for name in values if name in known})
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(Preferences)}
+        held = {name: defaults[name] if values[name] is None else values[name] for name in values if name in defaults}
+        self.preferences = replace(self.preferences, **held)
         for name, value in values.items():
             try:
                 save_preference(name, value)

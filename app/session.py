@@ -24,7 +24,8 @@ REPORT_SECONDS = 0.1
 
 
 Load: TypeAlias = Callable[..., "GptOss"]
-"""`gptoss_mlx.load`, called with the name, `context`, `progress`, `checking` and options of every answer."""
+"""`gptoss_mlx.load`, called with the name, `context`, `idle_unload_seconds`, `progress`, `checking` and options of
+every answer."""
 
 
 class ModelSession:
@@ -52,6 +53,12 @@ class ModelSession:
         self.checking: tuple[int, int] | None = None
         """Kernels checked, and in all, while that goes on (the first time on a Mac)."""
         self.model: GptOss | None = None
+        self.unloaded = False
+        """Whether the model that is ready was unloaded, since nobody asked it; the next request loads it again."""
+        self.idle_unload_seconds: float | None = None
+        """After how long without a request that is; holds from the next `open`."""
+        self.before_close: Callable[[GptOss], object] = lambda model: None
+        """Called on the loading thread before a model is closed because another one comes."""
         self._load = load
         self._defaults = dict(defaults or {})
         self._lock = threading.Lock()
@@ -67,6 +74,21 @@ class ModelSession:
             self.context = context
         threading.Thread(target=self._run, args=(number, name, context), name="gptoss-loading", daemon=True).start()
         self.on_change()
+
+    def look(self) -> bool:
+        """Looks whether the model is in memory; to be called now and then. True: it has just left."""
+        model = self.model
+        if model is None or self.idle_unload_seconds is None:
+            return False
+        unloaded = not model.memory().loaded
+        if unloaded != self.unloaded:
+            with self._lock:
+                if model is self.model:
+                    self.unloaded = unloaded
+                    self.progress = self.checking = None
+            self.on_change()
+            return unloaded
+        return False
 
     def reload(self) -> None:
         """Opens the same model again, after its engine failed. Nothing happens where none was opened."""
@@ -87,26 +109,30 @@ class ModelSession:
             self._old.append(self.model)
         self.name, self.state = name, state
         self.error = self.progress = self.checking = self.model = None
+        self.unloaded = False
         return self._number
 
-    def _close_old(self) -> None:
+    def _close_old(self, *, keep: bool = False) -> None:
         while True:
             with self._lock:
                 if not self._old:
                     return
                 model = self._old.pop()
+            if keep:
+                self.before_close(model)
             model.close()
 
     def _run(self, number: int, name: str, context: int | None) -> None:
         """Loads on this thread; threads take turns, and one that nobody waits for any more does nothing."""
         with self._turnstile:
-            self._close_old()
+            self._close_old(keep=True)
             if number != self._number:
                 return
             try:
                 model = self._loader()(
                     name,
                     context=context,
+                    idle_unload_seconds=self.idle_unload_seconds,
                     progress=lambda done, total: self._report(number, "progress", done, total),
                     checking=lambda done, total: self._report(number, "checking", done, total),
                     **self._defaults,

@@ -14,7 +14,16 @@ from gptoss_mlx.errors import UsageError
 CHAT_FIELDS: Final = tuple(item.name for item in fields(ChatSettings) if item.name != "tools_off")
 """Settings that a conversation can have for itself; its tools have a screen of their own."""
 
-APP_FIELDS: Final = ("context", "overflow", "theme", "keep_reasoning_open", "show_statistics")
+APP_FIELDS: Final = (
+    "context",
+    "overflow",
+    "keep_read",
+    "keep_read_gb",
+    "unload_after_minutes",
+    "theme",
+    "keep_reasoning_open",
+    "show_statistics",
+)
 """Settings that hold for the app."""
 
 TITLES: Final[Mapping[str, str]] = {
@@ -26,6 +35,9 @@ TITLES: Final[Mapping[str, str]] = {
     "max_reasoning_tokens": "Of reasoning at most",
     "context": "Context",
     "overflow": "When it is full",
+    "keep_read": "Keep what was read",
+    "keep_read_gb": "On disk at most (GB)",
+    "unload_after_minutes": "Unload after (minutes)",
     "theme": "Theme",
     "keep_reasoning_open": "Reasoning stays open",
     "show_statistics": "Statistics are shown",
@@ -37,6 +49,8 @@ PLACEHOLDERS: Final[Mapping[str, str]] = {
     "max_tokens": "up to the context length",
     "max_reasoning_tokens": "no limit",
     "context": "what the model was made for; holds from the next load",
+    "keep_read_gb": "8",
+    "unload_after_minutes": "never; holds from the next load",
 }
 """What an empty field means."""
 
@@ -60,7 +74,7 @@ def read_value(name: str, text: str) -> Any:
     if not text:
         return None
     value: Any = text
-    if name in ("temperature", "top_p"):
+    if name in ("temperature", "top_p", "keep_read_gb", "unload_after_minutes"):
         value = _number(text.replace(",", "."), float)
     elif name in ("max_tokens", "max_reasoning_tokens", "context"):
         value = _number(text.replace(",", "").replace("_", ""), int)

@@ -55,7 +55,7 @@ class _Running:
         return after_step(self.turn, self.listener, self.generation, step, self.generated, ticket)
 
     def reply(self, finish: FinishReason) -> Reply:
-        for _ in self.listener.finish():
+        for _ in self.listener.finish(finish):
             pass
         stats = Stats(
             prompt_tokens=self.turn.prompt_tokens,

@@ -179,7 +179,7 @@ def run_turn(
         yield from listener.hear(step)
         finish = after_step(turn, listener, generation, step, generated, ticket)
     end = time.perf_counter()
-    yield from listener.finish()
+    yield from listener.finish(finish)
     stats = Stats(
         prompt_tokens=len(prompt),
         cached_tokens=held.cached_tokens,
@@ -335,10 +335,15 @@ class Listener:
         for event in self._parser.feed(step.token):
             yield from self._translate(event)
 
-    def finish(self) -> Iterator[Event]:
-        """Events that only the end of the stream makes."""
+    def finish(self, finish: FinishReason = "stop") -> Iterator[Event]:
+        """Events that only the end of the stream makes, whose reason is given.
+
+        What is broken off by a cut is no fault of the model: no warning comes of it.
+        """
+        cut = finish not in ("stop", "tool_calls")
         for event in self._parser.finish():
-            yield from self._translate(event)
+            if not (cut and isinstance(event, StreamWarning)):
+                yield from self._translate(event)
 
     def should_answer_now(self, hurried: bool) -> bool:
         """True when the analysis must be closed: its budget is spent or the caller asked for the answer."""

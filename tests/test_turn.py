@@ -256,3 +256,20 @@ def test_a_message_that_the_model_invents_for_somebody_else_ends_its_turn(pocket
     assert (reply.text, reply.commentary, reply.finish_reason) == ("Four.", "", "stop")
     assert reply.warnings
     assert chat.messages[-1].text == "Four."
+
+
+@pytest.mark.parametrize(
+    ("script", "warns"),
+    [
+        ("<|channel|>analysis<|message|>fine<|end|><|start|>assistant<|channel|>final", False),
+        ("<|channel|>analysis<|message|>x<|channel|>final<|message|>bare words go on and on", True),
+    ],
+)
+def test_what_a_cut_breaks_off_is_no_warning_and_what_the_model_broke_is_one(
+    pocket_tokenizer: Tokenizer, script: str, warns: bool
+):
+    count = len(pocket_tokenizer.encode_with_special(script))
+    for cut in range(count - 2, count + 1):
+        reply = reply_of(pocket_tokenizer, script, max_tokens=cut)
+        assert reply.finish_reason == "length"
+        assert bool(reply.warnings) == warns

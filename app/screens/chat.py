@@ -289,7 +289,9 @@ class ChatScreen(ReportingScreen):
 
     def show_notice(self) -> None:
         """Says what the reader should know now: what went wrong, what is edited, what waits."""
-        problem = self._problem or self._store.trouble or ""
+        if not self.query(Notice):
+            return  # The app is ending.
+        problem = self._problem or self._store.trouble or self._history.trouble or ""
         text = problem or notice_text(self.chat, self.conversing.editing, self._answers, self._session)
         self.query_one(Notice).say(text, problem=bool(problem))
 

@@ -69,12 +69,20 @@ class ReportingScreen(Screen[None]):
     def report_session(self) -> None:
         """How the model is."""
         session = self._session
+        if not self.query(StatusLine):
+            return  # The app is ending.
         self._status.change(
             model=session.name or "" if session.model is None else session.model.name,
             session=session.state,
             loading=session.progress,
             checking=session.checking,
+            unloaded=session.unloaded,
+            memory_bytes=None if session.model is None else session.model.memory().active_bytes,
         )
+
+    def report_kept(self, file_bytes: int | None) -> None:
+        """How large the file is with what was read of the conversation on the screen."""
+        self.statistics.show_kept(file_bytes)
 
     @on(SettingsChanged)
     def report_settings(self) -> None:
@@ -109,8 +117,7 @@ class ReportingScreen(Screen[None]):
     @on(TurnFinished)
     def report_end(self, message: TurnFinished) -> None:
         self._report_answer(message.turn)
-        if memory := message.turn.stats.get("peak_memory_bytes"):
-            self._status.change(memory_bytes=int(memory))
+        self.report_session()
         self._moment()
 
     def report_question(self) -> None:

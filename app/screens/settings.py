@@ -38,6 +38,7 @@ _CHOICES: Final[Mapping[str, Callable[[], Mapping[str, Any]]]] = {
     "effort": lambda: {"medium; high with the pocket model": None, **{word: word for word in EFFORTS}},
     "overflow": lambda: {"the oldest turns are not read": "drop_oldest", "sending stops with an error": "error"},
     "theme": lambda: {name: name for name in theme_names()},
+    "keep_read": lambda: _SWITCH,
     "keep_reasoning_open": lambda: _SWITCH,
     "show_statistics": lambda: _SWITCH,
 }

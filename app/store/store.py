@@ -87,6 +87,10 @@ class Store:
         """The conversation. Raises UsageError when there is none of this id, or when it was deleted."""
         return self._database.read(lambda db: find_conversation(db, conversation))
 
+    def known(self) -> set[int]:
+        """Ids of all conversations, those that can be restored among them."""
+        return self._database.read(lambda db: {row[0] for row in db.execute("SELECT id FROM conversations")})
+
     def latest(self) -> Conversation | None:
         """The one in which something was said last; None when there is none."""
         found = self.list(limit=1)

@@ -31,6 +31,7 @@ class StatisticsPanel(Vertical):
         self._speeds: deque[float] = deque(maxlen=SAMPLES)
         self._turn: Turn | None = None
         self._tokens = 0
+        self._kept: int | None = None
 
     async def furnish(self) -> None:
         """Gives it what it consists of, which is imported when somebody wants to see it."""
@@ -48,6 +49,11 @@ class StatisticsPanel(Vertical):
         if self._turn is not None and (turn is None or turn.id != self._turn.id):
             self._speeds.clear()
         self._turn = turn
+        self._paint()
+
+    def show_kept(self, file_bytes: int | None) -> None:
+        """Size of the file with what was read of the conversation; None where there is none."""
+        self._kept = file_bytes
         self._paint()
 
     def begin(self, turn: Turn) -> None:
@@ -81,6 +87,8 @@ class StatisticsPanel(Vertical):
             )
         else:
             rows = figures(self._turn)
+            if self._kept is not None:
+                rows.insert(2, ("kept on disk", shown_size(self._kept)))
         self.query_one("#figures", Static).update(lay_out(rows, self.content_size.width))
         curve = self.query_one(Sparkline)
         curve.display = len(self._speeds) > 1
@@ -107,6 +115,11 @@ def figures(turn: Turn) -> list[Row]:
     if turn.model:
         rows.append(("model", turn.model))
     return rows
+
+
+def shown_size(number: int) -> str:
+    """Bytes of a file for people, in powers of 1000."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def lay_out(rows: list[Row], width: int) -> Content:

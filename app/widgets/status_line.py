@@ -36,6 +36,8 @@ class Status:
     """Bytes of the weights that are read, and all of them."""
     checking: tuple[int, int] | None = None
     """Kernels that are checked, and all of them, where that is done for the first time."""
+    unloaded: bool = False
+    """Whether the model that is ready left memory, since nobody asked it; with `loading`, it is coming back."""
     effort: str = ""
     used: int = 0
     """Tokens of the conversation."""
@@ -50,7 +52,7 @@ class Status:
     tokens_per_second: float | None = None
     ttft_seconds: float | None = None
     memory_bytes: int | None = None
-    """The most that the last answer took."""
+    """What MLX holds now."""
 
 
 class StatusLine(Widget):
@@ -97,8 +99,10 @@ def _model(status: Status, without: frozenset[str]) -> Content:
         return Content.assemble(name, (" could not be loaded", "$text-error"))
     if status.session == "none":
         return Content.assemble(name, (" not loaded", "$foreground-muted")) if status.model else name
-    if status.session == "ready":
+    if status.session == "ready" and not status.unloaded:
         return name
+    if status.session == "ready" and status.loading is None:
+        return Content.assemble(name, (" unloaded (idle)", "$foreground-muted"))
     doing, progress = (" checking kernels ", status.checking) if status.checking else (" loading ", status.loading)
     if progress is None or not progress[1]:
         return Content.assemble(name, _muted(" is loading"))

@@ -8,6 +8,6 @@ import pytest
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`GPTOSS_HOME`."""
-    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    return tmp_path / "home"
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "gptoss"))
+    (tmp_path / "gptoss").mkdir()
+    return tmp_path / "gptoss"

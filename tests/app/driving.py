@@ -74,6 +74,11 @@ class Desk:
                 return
         raise AssertionError(f"it did not come to that; path {self.path}, screen:\n{self.screen}")
 
+    async def leave(self) -> None:
+        """Leaves, and waits until the app ends."""
+        await self.app.action_quit()
+        await self.until(lambda: self.app._exit, 30)
+
     async def until_shown(self, text: str, seconds: float = 10) -> None:
         # However it is broken into lines.
         await self.until(lambda: text in " ".join(self.screen.split()), seconds)
@@ -111,8 +116,7 @@ def drive(
                 await desk.until(lambda: session.state != "none")
                 await work(desk)
                 if app.is_running:
-                    await app.action_quit()
-                    await pilot.pause()
+                    await desk.leave()
         finally:
             session.close()
             app.store.close()

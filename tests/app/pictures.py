@@ -83,7 +83,7 @@ async def take(scene: Callable[[Desk], Awaitable[None]], size: tuple[int, int], 
         await scene(desk)
         await pilot.pause(0.5)
         picture = app.export_screenshot(title="gptoss")
-        await app.action_quit()
+        await desk.leave()
     app.session.close()
     app.store.close()
     return picture

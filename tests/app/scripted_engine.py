@@ -16,6 +16,8 @@ from gptoss_mlx.api import GptOss
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.engine import Engine
 from gptoss_mlx.kv_pool import KVPool
+from gptoss_mlx.memory import MemoryEstimate
+from gptoss_mlx.memory_limits import MemoryReport
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.scripted import ScriptedCache, ScriptedModel, as_model
@@ -89,6 +91,10 @@ class ScriptedGptOss(GptOss):
         self.scripted = model
         self.kv_pool = KVPool(0)
         self.engine = Engine(lambda: as_model(model))
+
+    def memory(self) -> MemoryReport:
+        nothing = MemoryEstimate(0, 0, 0, 0, 0, 0, 0, on_metal=False)
+        return MemoryReport(self.engine.loaded, nothing, 0, 0, 0)
 
     def close(self) -> None:
         self.engine.close()

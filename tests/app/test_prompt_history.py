@@ -34,16 +34,6 @@ def test_what_another_app_sent_is_there_too(path: Path):
     assert first.entries() == second.entries() == ["one", "two", "three"]
 
 
-def test_a_search_gives_the_newest_prompt_with_all_words_first(path: Path):
-    history = PromptHistory(path)
-    for text in ("A red Fox", "a blue fox", "a red house"):
-        history.add(text)
-    assert history.search("fox") == ["a blue fox", "A red Fox"]
-    assert history.search("FOX re") == ["A red Fox"]
-    assert history.search("") == ["a red house", "a blue fox", "A red Fox"]
-    assert history.search("wolf") == []
-
-
 @settings(max_examples=25)
 @given(st.lists(st.text(), max_size=10))
 def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):

@@ -279,7 +279,7 @@ def test_what_is_typed_before_there_is_a_composer_is_not_lost(home: Path, tokeni
                 app.post_message(Key(letter, letter))
             desk = Desk(app, pilot)
             await desk.until(lambda: desk.draft == "early")
-            await app.action_quit()
+            await desk.leave()
         app.session.close()
         app.store.close()
 

@@ -47,7 +47,7 @@ def show(home: Path, tokenizer: Tokenizer, scene: str, size: tuple[int, int], th
                     await pilot.pause(0.1)
                     before, now = now, sheet_text(app)
                 faint = hard_to_read(app)
-                await app.action_quit()
+                await desk.leave()
                 return now + "\n", faint
         finally:
             app.session.close()
