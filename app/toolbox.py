@@ -56,7 +56,7 @@ class Toolbox:
         if name in self._chosen:
             return self._chosen[name]
         own = next((source.tool.policy for source in self.sources if source.tool.name == name), None)
-        policy = self.kept().get(name) or own or "ask"
+        policy: Policy = self.kept().get(name) or own or "ask"
         return "always" if policy == "ask" and self._run_all else policy
 
     def place(self, name: str) -> str:
