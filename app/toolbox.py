@@ -56,8 +56,10 @@ class Toolbox:
         if name in self._chosen:
             return self._chosen[name]
         own = next((source.tool.policy for source in self.sources if source.tool.name == name), None)
-        policy: Policy = self.kept().get(name) or own or "ask"
-        return "always" if policy == "ask" and self._run_all else policy
+        said = self.kept().get(name) or own
+        if said is not None and said != "ask":
+            return said
+        return "always" if self._run_all else "ask"
 
     def place(self, name: str) -> str:
         """Where the tool of that name comes from; empty where there is none."""
