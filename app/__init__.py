@@ -22,7 +22,9 @@ How it is put together:
     conversing.py     what a person does to it: send, edit, take back, answer again, go on, change branches
     answer_queue.py   which answer is under way and which messages wait for theirs
     answering.py      one answer under way: events of the stream to its widget and to the store
-    screens/          one screen a file: chat, conversations, models, settings, help
+    toolbox.py        the tools that hold while the app runs, and their policies
+    approval.py       whether a call may run: the policy's word, or a question that waits for the person
+    screens/          one screen a file: chat, conversations, models, settings, tools, help
     widgets/          one widget a file: user message, reasoning, tool call, answer, composer, status line, ...
 
 A conversation lives in the store and on the screen; the model is only needed while it answers. For each answer a

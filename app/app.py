@@ -215,6 +215,9 @@ class GptossApp(Leaving):
     @on(SessionChanged)
     def session_changed(self) -> None:
         """The model is there, or not, or further."""
+        if self.session.state == "loading" and self.answers.running is not None and self.answers.question is not None:
+            # The model that called is gone; its question must not hold what comes.
+            self.answers.running.stop()
         self.kept.model_ready()
         self.answers.pump()
         self.chat.session_changed()

@@ -20,7 +20,8 @@ from gptoss_mlx.harmony import Message
 def import_chat(store: Store, path: str | os.PathLike[str]) -> Conversation:
     """The chat of a file that `Chat.save` (or `/save`) wrote, as a conversation of its own.
 
-    Tools that it offered are left out: the app offers none. Raises UsageError and HarmonyError for a file that is none.
+    Tools that it offered are left out: the app offers its own. Raises UsageError and HarmonyError for a file that is
+    none.
     """
     saved = read_chat_file(path)
     known = {field.name for field in fields(ChatSettings)}

@@ -75,6 +75,10 @@ class ScreenActions(ChatActions):
         )
 
     def _conversation_chosen(self, conversation: int | None) -> None:
+        running = self.answers.running
+        if running is not None and not self._exists(running.conversation):
+            # It was deleted: nobody could answer what a tool of it asks.
+            running.stop()
         current = self.chat.chat.id
         if conversation is not None:
             self.open_conversation(conversation)

@@ -39,7 +39,7 @@ class Toolbox:
         Raises UsageError when two tools have one name.
         """
         self.sources = tuple(sources)
-        self.kept = kept
+        self.kept: Callable[[], Mapping[str, Policy]] = kept
         self._run_all = run_all
         self._chosen: dict[str, Policy] = {}
         """By name: what was chosen since the app began."""
@@ -55,9 +55,11 @@ class Toolbox:
         """What holds for the tool of that name: what was chosen last, else the preferences' word, else its own."""
         if name in self._chosen:
             return self._chosen[name]
-        own = next((source.tool.policy for source in self.sources if source.tool.name == name), None)
-        policy = self.kept().get(name) or own or "ask"
-        return "always" if policy == "ask" and self._run_all else policy
+        own = next((source.tool for source in self.sources if source.tool.name == name), None)
+        said = self.kept().get(name) or (None if own is None else own.policy)
+        if said is not None and said != "ask":
+            return said
+        return "always" if self._run_all else "ask"
 
     def place(self, name: str) -> str:
         """Where the tool of that name comes from; empty where there is none."""

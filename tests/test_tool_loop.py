@@ -492,3 +492,17 @@ def test_markup_in_a_result_or_in_a_users_text_stays_text(pocket_tokenizer: Toke
     assert prompt.count(special.call) == 1
     assert pocket_tokenizer.decode(prompt).count(INJECTION) == 2
     assert [message.role for message in chat.turns] == ["user", "assistant", "tool", "assistant", "assistant"]
+
+
+def test_an_answer_that_was_stopped_in_a_tool_goes_on_with_a_new_message(pocket_tokenizer: Tokenizer):
+    chat = scripted_chat(pocket_tokenizer, THOUGHT + ROME, ANSWER, tools=[get_weather])
+    stream = chat.stream("How is it?")
+    for event in stream.events():
+        if isinstance(event, ToolCall):
+            stream.cancel()
+    assert chat.turns[-1].role == "tool"
+    before = chat.turns
+    reply = chat.continue_answer()
+    assert reply.text == "Fine."
+    assert chat.turns[: len(before)] == before
+    assert spoken(chat)[-1] == ("assistant", "final", "Fine.")

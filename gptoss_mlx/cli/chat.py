@@ -99,7 +99,7 @@ def _forms(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
     options = turn_options(arguments)
     Options.from_arguments(options)
-    return {name: options[name] for name in ("schema", "regex", "choices") if name in options}
+    return {name: value for name, value in options.items() if name in ("schema", "regex", "choices")}
 
 
 def _given(arguments: argparse.Namespace, names: tuple[str, ...], **more: Any) -> Mapping[str, Any]:

@@ -158,3 +158,25 @@ def test_apps_that_save_at_once_lose_no_setting(path: Path):
     for thread in threads:
         thread.join()
     assert load_preferences(path) == Preferences(max_tokens=109, max_reasoning_tokens=109, context=109)
+
+
+def test_policies_of_tools_are_kept_where_the_user_wrote_them(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    save_preference("tools", {"a b": "always"}, path)
+    assert load_preferences(path) == Preferences(tools={"a b": "always"})
+    save_preference("tools", {"a b": "never", "c": "ask"}, path)
+    assert load_preferences(path).tools == {"a b": "never", "c": "ask"}
+    path.write_text('theme = "auto"\n\n[tools]\n# mine\nx = "ask"\ny = "always"\n')
+    save_preference("tools", {"x": "never"}, path)
+    save_preference("effort", "low", path)
+    assert "[tools]\n# mine\n" in path.read_text()
+    assert load_preferences(path) == Preferences(tools={"x": "never"}, effort="low")
+
+
+@pytest.mark.parametrize("value", ['"ask"', '{ x = "maybe" }', "{ x = true }"])
+def test_a_policy_that_is_none_is_told(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(f"tools = {value}\n")
+    preferences = load_preferences(path)
+    assert preferences.tools == {}
+    assert "expected names of tools, each with ask, always or never" in preferences.problems[0]

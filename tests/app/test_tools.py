@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from gptoss_mlx.app.conversation import Turn
+from gptoss_mlx.app.partial_answer import PartialAnswer
 from gptoss_mlx.app.preferences import Preferences, load_preferences
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.toolbox import Source, Toolbox
 from gptoss_mlx.app.widgets.approval_prompt import PAUSE_SECONDS, exactly, shown_call
 from gptoss_mlx.app.widgets.tool_call import ToolCallBlock
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.events import ChannelStart, PromptProgress, TextDelta, ToolResult
+from gptoss_mlx.harmony import Message
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tools import current_call, make_tool
 from tests.app.driving import Desk, drive
@@ -348,6 +351,64 @@ def test_without_tools_the_screen_says_how_to_give_some(home: Path, tokenizer: T
         await desk.press("p", "space", "escape")
 
     drive(home, ScriptedLoad(tokenizer), work)
+
+
+def test_a_question_of_a_model_that_was_left_holds_nothing_up(home: Path, tokenizer: Tokenizer, shop: Workshop) -> None:
+    async def work(desk: Desk) -> None:
+        await desk.say("17 plus 25?")
+        await asked(desk)
+        desk.app.session.open("another")
+        await desk.until(lambda: desk.idle and desk.app.session.state == "ready")
+        assert not desk.app.chat.question_prompt.display
+        assert desk.path[-1].state == "stopped"
+        assert shop.done == []
+
+    play(home, tokenizer, shop, work, call("add", SUM), final("42."))
+
+
+def test_a_question_of_a_deleted_conversation_holds_nothing_up(
+    home: Path, tokenizer: Tokenizer, shop: Workshop
+) -> None:
+    async def work(desk: Desk) -> None:
+        await desk.say("17 plus 25?")
+        await asked(desk)
+        await desk.press("f3")
+        await desk.until_shown("Esc closes")
+        await desk.until_shown("Enter open")
+        await desk.press("ctrl+x")
+        await desk.until_shown("Ctrl+Z brings it back")
+        await desk.press("escape")
+        await desk.until(lambda: desk.app.answers.running is None and not desk.path)
+        assert not desk.app.chat.question_prompt.display
+        turn = await desk.ask("17 plus 25?")
+        assert turn.answer == "42."
+
+    play(home, tokenizer, shop, work, call("add", SUM), final("42."))
+    assert shop.done == []
+
+
+def test_an_answer_that_goes_on_after_a_result_keeps_its_rounds_all_the_while() -> None:
+    partial = PartialAnswer()
+    partial.before = (Message.assistant("{}", channel="commentary", recipient="functions.f"), Message.tool("f", "1"))
+    partial.take(PromptProgress(10, 10))
+    partial.take(ToolResult("call_2", "functions.g", "2"))
+    partial.take(ChannelStart("final", None))
+    partial.take(TextDelta("final", "So", 1))
+    assert [message.text for message in partial.messages()] == ["{}", "1", "2", "So"]
+
+
+def test_what_a_round_added_is_counted_once_in_the_context() -> None:
+    partial = PartialAnswer()
+    for event in (
+        PromptProgress(100, 100),
+        ChannelStart("analysis", None),
+        TextDelta("analysis", "Hm", 20),
+        PromptProgress(130, 130),
+        ChannelStart("final", None),
+        TextDelta("final", "So", 5),
+    ):
+        partial.take(event)
+    assert (partial.tokens, partial.context_tokens) == (25, 135)
 
 
 def test_two_tools_of_one_name_are_one_clear_sentence(shop: Workshop) -> None:

@@ -32,3 +32,19 @@ def test_a_call_on_the_analysis_channel_is_a_call() -> None:
 
 def test_a_message_without_text_is_not_shown_and_a_stray_result_changes_nothing() -> None:
     assert turn_parts([Message.assistant("", channel=ANALYSIS), Message.tool("functions.f", "2")]) == []
+
+
+def test_two_calls_of_one_tool_get_their_results_in_order() -> None:
+    def call(number: int) -> Message:
+        return Message.assistant(str(number), channel=COMMENTARY, recipient="functions.f")
+
+    results = [Message.tool("functions.f", text) for text in ("first", "second")]
+    parts = turn_parts([call(1), call(2), *results])
+    assert [(part.text, part.result) for part in parts] == [("1", "first"), ("2", "second")]
+
+
+def test_times_are_those_of_the_last_results() -> None:
+    call = Message.assistant("{}", channel=COMMENTARY, recipient="functions.f")
+    result = Message.tool("functions.f", "2")
+    parts = turn_parts([call, result, call, result, call], [0.5])
+    assert [part.seconds for part in parts] == [None, 0.5, None]
