@@ -6,6 +6,7 @@ what is replaced stays in the store as a branch.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,6 +73,11 @@ class Conversing:
         self._stage = stage
         self._set_aside = ""
         self._doing = asyncio.Lock()
+
+    async def finish(self, seconds: float) -> None:
+        """For the end of the app: what is being done is done first (that long at most), and nothing is begun then."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._doing.acquire(), seconds)
 
     # Writing
 

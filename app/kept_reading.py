@@ -146,7 +146,7 @@ class KeptReading:
     @property
     def unsaved(self) -> bool:
         """Whether something is worth saving that is not saved."""
-        return bool(self._unsaved) and not self._closed
+        return bool(self._unsaved) and not self._closed and self._preferences().keep_read
 
     def save(self, conversation: int) -> None:
         """Has the conversation saved, where that is worth it."""

@@ -66,6 +66,7 @@ class Leaving(ScreenActions):
         # The engine ends by itself; a chunk that is being read must not hold the terminal.
         threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()
         await asyncio.to_thread(self.download.close)
+        await self.chat.conversing.finish(FINISH_SECONDS)
         self.exit()
 
     async def _keep_reading(self, hurry: asyncio.Event) -> None:
