@@ -5,6 +5,8 @@ The first paint needs none of the model: it is loaded by `ModelSession` while th
 
 import asyncio
 import gc
+import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import colourless, wear
 from gptoss_mlx.app.toolbox import Toolbox
+from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
 from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 
     from gptoss_mlx.api import GptOss
     from gptoss_mlx.app.answering import Answering
+
+SWITCH_SECONDS = 0.001
+"""How long another thread holds Python at a time."""
 
 LOOK_SECONDS = 1.0
 """Between two times that the draft is kept, and that is looked what other apps have done."""
@@ -158,6 +164,8 @@ class GptossApp(Leaving):
         self.call_after_refresh(lambda: self.run_worker(self._begin()))
 
     async def on_event(self, event: Event) -> None:
+        if isinstance(event, Key | Paste):
+            AnswerTurn.typed_at = time.monotonic()
         if self._typed_early is not None and isinstance(event, Key | Paste):
             self._typed_early.append(event)
         else:
@@ -165,6 +173,8 @@ class GptossApp(Leaving):
 
     async def _begin(self) -> None:
         """After the first paint."""
+        # The engine's thread holds Python for so long at a time while a key waits to be painted; 5 ms by default.
+        sys.setswitchinterval(SWITCH_SECONDS)
         if not gc.isenabled():
             # What was imported stays: the collector need not look at it again.
             gc.freeze()

@@ -6,8 +6,10 @@ the answer is. Text of one message that came meanwhile is shown in one go.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import ClassVar
 
 from textual.app import ComposeResult
 
@@ -23,6 +25,12 @@ from gptoss_mlx.events import ChannelStart, Event, PromptProgress, TextDelta, To
 from gptoss_mlx.harmony import is_tool
 
 UPDATES_PER_SECOND = 25
+
+TYPING_SECONDS = 0.5
+"""After a key, text comes in larger pieces for so long: what is typed goes first."""
+
+TYPING_REST_SECONDS = 0.15
+"""Between two pieces then."""
 
 STOPPED = {
     "length": "stopped at the limit of tokens · g goes on",
@@ -40,6 +48,9 @@ def left_out(dropped: Mapping[str, int]) -> str:
 
 class AnswerTurn(TurnView):
     """A turn of the model; while `turn.state` is `running` it takes events, until `finish`."""
+
+    typed_at: ClassVar[float] = float("-inf")
+    """When somebody typed last, in seconds of `time.monotonic`; the app says so."""
 
     def __init__(
         self,
@@ -143,7 +154,8 @@ class AnswerTurn(TurnView):
             with suppress(TimeoutError):
                 await asyncio.wait_for(painted.wait(), 0.2)
             took = loop.time() - began
-            await asyncio.sleep(max(1 / UPDATES_PER_SECOND - took, 2 * took))
+            typing = time.monotonic() - self.typed_at < TYPING_SECONDS
+            await asyncio.sleep(max(1 / UPDATES_PER_SECOND - took, 2 * took, TYPING_REST_SECONDS if typing else 0.0))
 
     async def _show_pending(self) -> None:
         events, self._pending = self._pending, []
