@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_mlx import options
+from gptoss_mlx import options, tools
 from gptoss_mlx.app import preferences
 from gptoss_mlx.app.preferences import SETTINGS, Preferences, load_preferences, save_preference
 from gptoss_mlx.errors import UsageError
@@ -38,6 +38,7 @@ def test_every_setting_is_explained_and_its_example_can_be_used(path: Path):
 
 def test_the_choices_are_those_of_the_api():
     assert preferences.EFFORTS == options.EFFORTS
+    assert preferences.POLICIES == tools.POLICIES
     assert sorted(preferences.OVERFLOWS) == sorted(options.OVERFLOWS)
 
 
