@@ -29,7 +29,7 @@ UPDATES_PER_SECOND = 25
 TYPING_SECONDS = 0.5
 """After a key, text comes in larger pieces for so long: what is typed goes first."""
 
-TYPING_REST_SECONDS = 0.15
+TYPING_REST_SECONDS = 0.3
 """Between two pieces then."""
 
 STOPPED = {
