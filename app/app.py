@@ -6,7 +6,6 @@ The first paint needs none of the model: it is loaded by `ModelSession` while th
 import asyncio
 import gc
 import sys
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import colourless, wear
 from gptoss_mlx.app.toolbox import Toolbox
-from gptoss_mlx.app.widgets.answer_turn import AnswerTurn
+from gptoss_mlx.app.typed import note_key
 from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ class GptossApp(Leaving):
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, Key | Paste):
-            AnswerTurn.typed_at = time.monotonic()
+            note_key()
         if self._typed_early is not None and isinstance(event, Key | Paste):
             self._typed_early.append(event)
         else:
@@ -191,7 +190,11 @@ class GptossApp(Leaving):
             self.notify(problem, severity="warning", timeout=20)
         self.kept.sweep()
         # Beside the keys: what is looked at may be slow.
-        self.set_interval(LOOK_SECONDS, lambda: self.run_worker(self._look(), group="look", exclusive=True))
+        self.set_interval(LOOK_SECONDS, self._begin_to_look)
+
+    def _begin_to_look(self) -> None:
+        # The method and not its coroutine: one that an app at its end never begins would be warned of.
+        self.run_worker(self._look, group="look", exclusive=True)  # type: ignore[arg-type]
 
     async def _look(self) -> None:
         """What has to be looked at now and then."""

@@ -6,16 +6,15 @@ the answer is. Text of one message that came meanwhile is shown in one go.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import ClassVar
 
 from textual.app import ComposeResult
 
 from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.displayed_text import displayable
 from gptoss_mlx.app.turn_parts import Part, part_kind, turn_parts
+from gptoss_mlx.app.typed import is_typing
 from gptoss_mlx.app.widgets.answer import Answer
 from gptoss_mlx.app.widgets.foldable import Foldable
 from gptoss_mlx.app.widgets.reasoning import Reasoning
@@ -26,11 +25,8 @@ from gptoss_mlx.harmony import is_tool
 
 UPDATES_PER_SECOND = 25
 
-TYPING_SECONDS = 0.5
-"""After a key, text comes in larger pieces for so long: what is typed goes first."""
-
 TYPING_REST_SECONDS = 0.3
-"""Between two pieces then."""
+"""Between two times while somebody types: what is typed goes first, and text comes in larger pieces."""
 
 STOPPED = {
     "length": "stopped at the limit of tokens · g goes on",
@@ -48,9 +44,6 @@ def left_out(dropped: Mapping[str, int]) -> str:
 
 class AnswerTurn(TurnView):
     """A turn of the model; while `turn.state` is `running` it takes events, until `finish`."""
-
-    typed_at: ClassVar[float] = float("-inf")
-    """When somebody typed last, in seconds of `time.monotonic`; the app says so."""
 
     def __init__(
         self,
@@ -154,8 +147,7 @@ class AnswerTurn(TurnView):
             with suppress(TimeoutError):
                 await asyncio.wait_for(painted.wait(), 0.2)
             took = loop.time() - began
-            typing = time.monotonic() - self.typed_at < TYPING_SECONDS
-            await asyncio.sleep(max(1 / UPDATES_PER_SECOND - took, 2 * took, TYPING_REST_SECONDS if typing else 0.0))
+            await asyncio.sleep(max(1 / UPDATES_PER_SECOND - took, 2 * took, TYPING_REST_SECONDS * is_typing()))
 
     async def _show_pending(self) -> None:
         events, self._pending = self._pending, []

@@ -231,6 +231,7 @@ def test_a_stop_does_not_wait_for_what_is_being_loaded(again: Path, monkeypatch:
     drive(again, load, work, model="pocket", preferences=GREEDY)
 
 
+@pytest.mark.slow
 def test_a_model_that_idles_leaves_memory_and_finds_what_it_had_read(home: Path):
     preferences = Preferences(temperature=0.0, max_tokens=24, effort="none", unload_after_minutes=4 / 60)
 

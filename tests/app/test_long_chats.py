@@ -4,6 +4,8 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.harmony import ANALYSIS, Message
@@ -58,6 +60,7 @@ def test_a_conversation_of_500_turns_opens_within_a_second_and_scrolls(home: Pat
     drive(home, load, work)
 
 
+@pytest.mark.slow
 def test_a_reasoning_of_5000_tokens_folds_and_is_kept_whole(home: Path, pocket_tokenizer: Tokenizer):
     reasoning = "".join(f"Step {number}: look at [b]it[/b] again.\n" for number in range(250))
     load = ScriptedLoad(pocket_tokenizer, thought(reasoning, "Done."), context_limit=32_000, tokens_per_second=4000)

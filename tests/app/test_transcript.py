@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
+import pytest
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
@@ -86,6 +87,7 @@ def test_a_long_conversation_opens_at_its_end_and_mounts_only_that() -> None:
     drive(steps, turns)
 
 
+@pytest.mark.slow
 def test_scrolling_up_pages_through_all_turns_without_a_jump() -> None:
     async def steps(app: TranscriptApp, pilot: Pilot[None]) -> None:
         transcript = app.transcript

@@ -77,6 +77,7 @@ def test_so_it_does_after_a_long_prompt_in_chunks_that_wrap_the_ring(model: Mode
     assert {launch.kernel for launch in simulator.launches} == OF_A_TOKEN | OF_A_PROMPT
 
 
+@pytest.mark.slow
 def test_so_it_does_when_tokens_are_read_a_few_at_a_time(model: Model):
     prompt = prompt_of(20)
     with simulated(checks=False):
@@ -84,6 +85,7 @@ def test_so_it_does_when_tokens_are_read_a_few_at_a_time(model: Model):
     assert tokens == generate(model, ReferenceOps(), prompt, chunk=512)
 
 
+@pytest.mark.slow
 def test_so_it_does_when_its_recent_rows_have_gone_into_the_body(model: Model):
     prompt, decoded = prompt_of(20), RECENT_TOKENS + 12
     with simulated(checks=False):

@@ -1,6 +1,7 @@
 """Reuse with every operation on our kernels, in the simulator: the same tokens as the reference from nothing."""
 
 import mlx.core as mx
+import pytest
 
 from gptoss_mlx.generate import Generation
 from gptoss_mlx.kv_pool import KVPool
@@ -29,6 +30,7 @@ def answer(model: Model, pool: KVPool, ops: Ops, prompt: list[int], decoded: int
     return tokens, cached
 
 
+@pytest.mark.slow
 def test_turns_other_answers_branches_and_restarts_say_what_the_reference_says_from_nothing():
     model, ops = load_model(POCKET_FOLDER, dtype=mx.bfloat16), KernelOps()
     first = [*((37 * n * n + 11 * n) % 3000 for n in range(150)), 7, 5, 6]
