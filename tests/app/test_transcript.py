@@ -252,6 +252,7 @@ def test_the_view_follows_an_answer_at_the_end_but_leaves_a_reader_where_they_ar
     drive(steps, conversation(10))
 
 
+@pytest.mark.slow
 def test_a_reader_above_stays_in_place_when_the_screen_is_resized() -> None:
     async def steps(app: TranscriptApp, pilot: Pilot[None]) -> None:
         await pilot.press("home", "down", "down", "down", "down", "down")
@@ -290,6 +291,7 @@ def test_marks_say_which_branch_it_is_and_how_an_answer_ended() -> None:
     drive(steps, [user_turn(1, "a"), stopped, user_turn(3, "c"), failed])
 
 
+@pytest.mark.slow
 def test_a_narrow_screen_and_a_huge_one_show_the_same_turns() -> None:
     async def steps(app: TranscriptApp, pilot: Pilot[None]) -> None:
         await settle(pilot)

@@ -30,6 +30,7 @@ def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_both_engines_are_measured_in_turn_and_the_report_is_whole():
     done = bench("pocket", "--against", "mlx-lm", "--runs", "2", *SMALL)
     assert done.returncode == 0, done.stderr
@@ -73,6 +74,7 @@ def test_alone_without_a_warm_up_the_first_request_gives_every_figure():
     assert (report["ratios"], report["agreement"], report["peer_model"]) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_a_model_that_the_peer_refuses_is_one_sentence_after_our_figures(tmp_path: Path):
     other = shutil.copytree(POCKET_FOLDER, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())

@@ -80,12 +80,14 @@ def test_a_faulty_kernel_is_an_error_of_the_command(capsys: pytest.CaptureFixtur
     assert report["faulty"] == 1
 
 
+@pytest.mark.slow
 def test_a_check_tries_again_what_an_earlier_one_left_out(capsys: pytest.CaptureFixture[str]):
     assert run(capsys, SimulatedDevice({"norm_router@1": Behaviour(seconds=1.0)}))[2]["kept"] == 15
     assert run(capsys, SimulatedDevice())[2]["kept"] == 16
 
 
 @pytest.mark.parametrize("words", [("--no-save",), ("--shape", "20b"), ("--shape", "120b", "--dense-bits", "8")])
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_shape_and_with_no_save(
     capsys: pytest.CaptureFixture[str], home: Path, words: tuple[str, ...]
 ):

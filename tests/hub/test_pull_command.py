@@ -147,6 +147,7 @@ def test_a_network_that_is_gone_for_a_while_is_told_once(hub: StandInHub) -> Non
     assert lines[said[1]] == "the network is back"
 
 
+@pytest.mark.slow
 def test_a_pull_that_runs_cannot_be_removed_and_a_second_one_waits(hub: StandInHub, home: Path) -> None:
     hub.fail("slow", SHARD, times=1e9, after=1_000_000)
     first = start_pull()
@@ -175,6 +176,7 @@ def wait_for_part(process: subprocess.Popen[str], home: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_model_in_use_is_not_removed(home: Path) -> None:
     assert gptoss("pull", "20b").returncode == 0
     chat = Terminal(home, "chat", "20b", "--plain")
@@ -208,6 +210,7 @@ def test_chat_offers_to_get_the_model(hub: StandInHub, home: Path) -> None:
     assert accepting.end() == 0
 
 
+@pytest.mark.slow
 def test_offline_with_the_model_here_there_is_no_request(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gptoss("pull", "20b").returncode == 0
     hub.forget()
@@ -219,6 +222,7 @@ def test_offline_with_the_model_here_there_is_no_request(hub: StandInHub, monkey
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_pull_at_a_terminal_draws_bars(home: Path, hub: StandInHub) -> None:
     hub.fail("slow", SHARD, times=1e9, after=2_000_000)
     terminal = Terminal(home, "pull", "20b")
@@ -227,6 +231,7 @@ def test_a_pull_at_a_terminal_draws_bars(home: Path, hub: StandInHub) -> None:
     assert terminal.end() == 0
 
 
+@pytest.mark.slow
 def test_the_home_may_be_unwritable_and_the_model_still_runs(home: Path) -> None:
     """Nothing that is only good to know stops a chat."""
     assert gptoss("pull", "20b").returncode == 0

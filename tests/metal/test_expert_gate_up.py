@@ -47,6 +47,7 @@ def test_it_agrees_with_float64_at_other_sizes(experts: int, choices: int, hidde
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, pytest.param(mx.float32, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_at_the_20b_s_widths_it_loads_the_chosen_weights_once_in_few_transactions(dtype: mx.Dtype) -> None:
     transactions, loaded = check(32, 4, 2880, 2880, dtype)
     rows = 4 * 5760

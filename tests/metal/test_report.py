@@ -33,6 +33,7 @@ def test_decoding_loads_each_byte_of_weights_keys_and_values_once(case: Case):
 
 
 @pytest.mark.parametrize("name", ["expert_gate_up", "expert_down"])
+@pytest.mark.slow
 def test_the_experts_take_fewer_transactions_than_mlx_s_own_kernel(name: str):
     case = next(case for case in decode_cases() if case.name == name)
     assert case.stock is not None
@@ -52,6 +53,7 @@ def test_two_tokens_load_their_experts_once_in_fewer_transactions_than_mlx_s_own
     assert ours.transactions < 0.6 * count(launches, once).transactions * 1.03 / 3.39
 
 
+@pytest.mark.slow
 def test_attention_over_8192_keys_reads_them_once_and_mlx_s_own_eight_times():
     case = next(case for case in decode_cases() if "8,192" in case.shape)
     assert case.stock is not None

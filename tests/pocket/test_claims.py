@@ -16,6 +16,7 @@ def measure(
     return run_questions(model, categories, efforts, count=count, seed=2, temperature=0.0, on_score=lambda score: None)
 
 
+@pytest.mark.slow
 def test_a_sample_of_unseen_additions_is_right_and_every_turn_is_well_formed(pocket: GptOss):
     result = measure(pocket, ("addition",), ("high",), 12)
     assert result["scores"][0]["right"] >= 0.75

@@ -98,7 +98,11 @@ def _in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(
+    "size",
+    [SIZES[1], *(pytest.param(size, marks=pytest.mark.slow) for size in (SIZES[0], SIZES[2]))],
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_screen_looks_as_it_did(home: Path, pocket_tokenizer: Tokenizer, scene: str, size: tuple[int, int]) -> None:
     text, faint = show(home, pocket_tokenizer, scene, size, DARK.name)
