@@ -21,7 +21,8 @@ test: $(DEV_STAMP)  ## the tests, under 8 minutes on two cores
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(DEV_STAMP)  ## the tests that take minutes: widest shapes, hundreds of answers, random kills
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: lint types contracts  ## ruff, mypy, pyright, import contracts
 

@@ -121,6 +121,7 @@ def test_keys_are_painted_at_once_while_text_streams(home: Path):
 
 @needs_schedstat
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_minute_at_300_tokens_a_second(home: Path):
     answer = long_answer(64_000)
     keys = stream_and_type(home, answer, seconds=60, every=0.1)

@@ -97,6 +97,7 @@ def test_a_pull_takes_little_memory(larger: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.alone
 def test_a_pull_keeps_up_with_curl(gigabyte: Path, tmp_path: Path) -> None:
     """On a line that is slower than the disk, hashing and converting cost next to nothing."""
     with served(gigabyte, LINE) as url:
@@ -110,6 +111,7 @@ def test_a_pull_keeps_up_with_curl(gigabyte: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.alone
 def test_without_a_limit_the_figures_are_printed(gigabyte: Path, tmp_path: Path) -> None:
     """Faster than any line: what counts then is two sha256, Python's share of HTTP, and the start of the process."""
     with served(gigabyte, None) as url:
