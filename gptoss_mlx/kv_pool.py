@@ -27,6 +27,7 @@ from gptoss_mlx.cache import KVCache
 from gptoss_mlx.device import Device
 from gptoss_mlx.kv_places import ANSWER_INTERVAL, kept_places, prompt_ends, prompt_places
 from gptoss_mlx.memory import wired_limit
+from gptoss_mlx.memory_limits import is_shortage
 from gptoss_mlx.snapshot import Snapshot
 
 FORK_FROM_TOKENS: Final = 256
@@ -224,14 +225,24 @@ class KVPool:
         return held
 
     def give_back(self, held: HeldCache, tokens: list[int]) -> None:
-        """Keeps `held` for later prompts; `tokens` are what its cache has read in all."""
+        """Keeps `held` for later prompts; `tokens` are what its cache has read in all.
+
+        Where there is no memory for what of it is not computed yet, nothing is kept.
+        """
         assert len(tokens) == held.cache.offset, "a cache and the tokens that it is said to hold"
         if not tokens or self._limit_bytes <= 0:
             return
         held.tokens, held.start = tokens, min(held.start, len(tokens))
         held.cache.keep_at(())
-        mx.eval(held.arrays)
-        self.add(held)
+        try:
+            mx.eval(held.arrays)
+        except (RuntimeError, MemoryError) as error:
+            # The answer is there; only what would spare the next turn some reading is not.
+            if not is_shortage(error):
+                raise
+            self.clear()
+        else:
+            self.add(held)
 
     def best(self, prompt: list[int]) -> tuple[HeldCache, int] | None:
         """The cache from which most of `prompt` can be used, and how much that is; of equal ones the newest.
