@@ -95,6 +95,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_another_answers(home: Path, t
     drive(home, load, work)
 
 
+@pytest.mark.slow
 def test_switching_models_in_mid_answer_keeps_the_conversation(home: Path, tokenizer: Tokenizer):
     load = ScriptedLoad(tokenizer, final(LONG), final("second"), tokens_per_second=200)
 

@@ -120,6 +120,7 @@ def test_a_conversation_is_saved_before_another_model_comes(home: Path):
     drive(home, load, work, model="pocket", preferences=GREEDY)
 
 
+@pytest.mark.slow
 def test_an_answer_under_way_is_stopped_and_kept_when_another_model_comes(home: Path, monkeypatch: pytest.MonkeyPatch):
     async def work(desk: Desk) -> None:
         await desk.until(lambda: desk.app.session.state == "ready")
@@ -171,6 +172,7 @@ def test_a_conversation_that_is_gone_for_good_leaves_no_file(again: Path):
     assert foreign.exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_nothing_is_told_once_and_disturbs_nobody(home: Path):
     (home / "kv").write_text("this is no folder")
 

@@ -70,6 +70,7 @@ def test_the_pocket_model_calculates_and_asks_for_the_weather_in_the_app(home: P
     drive(home, load, work, model="pocket", preferences=GREEDY, toolbox=Toolbox(sources))
 
 
+@pytest.mark.slow
 def test_tool_and_yes_and_choices_hold_in_the_app_of_the_command_line(home: Path, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(TOOLS)
     words = ("-m", "gptoss_mlx.cli", "chat", "pocket", "--temperature", "0")
@@ -118,6 +119,7 @@ def test_what_cannot_be_a_tool_or_a_form_is_told_before_the_app_opens(home: Path
     assert not (home / "chats.sqlite3").exists()
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_tool_runs_leaves_a_chat_that_opens_whole_and_goes_on(home: Path, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         TOOLS.replace("    return str", "    import time\n    time.sleep(60)\n    return str")

@@ -94,6 +94,7 @@ def test_death_at_every_step(source: Path, home: Path, tmp_path: Path) -> None:
     check_moments(list(range(last + 1)), source, home, tmp_path)
 
 
+@pytest.mark.slow
 def test_death_while_a_model_is_replaced_leaves_the_old_or_the_new_one(
     source: Path, home: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def test_json_is_plan_progress_and_result(home: Path) -> None:
     assert dry["disk_ok"]
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_sentence_and_an_exit_code(hub: StandInHub) -> None:
     for arguments, code, words in (
         (("no/such",), 1, "has no repository no/such that you may read"),
