@@ -157,7 +157,7 @@ class Answering:
                 )
                 return
             if isinstance(event, PromptProgress):
-                self._post(TurnProgress(event.done, event.total, time.perf_counter() - self._began))
+                self._post(TurnProgress(event))
             if self._partial.reading:
                 # What comes before was said before: the view has it from the snapshot.
                 await self._show(event)

@@ -5,9 +5,14 @@ nobody. All of an answer's messages are about the conversation on the screen; an
 conversation posts none.
 """
 
+from typing import TYPE_CHECKING
+
 from textual.message import Message
 
 from gptoss_mlx.app.conversation import Turn
+
+if TYPE_CHECKING:
+    from gptoss_mlx.events import PromptProgress
 
 
 class SessionChanged(Message):
@@ -45,14 +50,9 @@ class TurnStarted(Message):
 class TurnProgress(Message):
     """How far the prompt has been read."""
 
-    def __init__(self, done: int, total: int, seconds: float) -> None:
+    def __init__(self, progress: "PromptProgress") -> None:
         super().__init__()
-        self.done = done
-        """Tokens read, those from the KV cache included."""
-        self.total = total
-        """Tokens of the prompt."""
-        self.seconds = seconds
-        """Since the answer was asked for."""
+        self.progress = progress
 
 
 class TurnSpeed(Message):

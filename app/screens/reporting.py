@@ -105,7 +105,7 @@ class ReportingScreen(Screen[None]):
 
     @on(TurnProgress)
     def report_progress(self, message: TurnProgress) -> None:
-        self._status.change(reading=(message.done, message.total, message.seconds))
+        self._status.change(reading=message.progress)
 
     @on(TurnSpeed)
     def report_speed(self, message: TurnSpeed) -> None:

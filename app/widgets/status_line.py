@@ -5,11 +5,14 @@ least important first, in the order of `_SHORTER`.
 """
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
+
+if TYPE_CHECKING:
+    from gptoss_mlx.events import PromptProgress
 
 SessionState: TypeAlias = Literal["none", "loading", "ready", "failed"]
 
@@ -43,8 +46,8 @@ class Status:
     """Tokens of the conversation."""
     limit: int = 0
     """Tokens that it may have; 0 while nobody knows."""
-    reading: tuple[int, int, float] | None = None
-    """While the prompt is read: tokens read, all of them, seconds so far."""
+    reading: "PromptProgress | None" = None
+    """How far the prompt is read, while it is."""
     answering: bool = False
     """Whether an answer is under way."""
     asking: str = ""
@@ -128,7 +131,7 @@ def _activity(status: Status, without: frozenset[str]) -> list[Content]:
     if status.asking:
         return [Content.assemble((f"may {status.asking} run?", "bold $text-warning"), _muted(" F7"))]
     if status.reading is not None:
-        return [_reading(*status.reading)]
+        return [_reading(status.reading)]
     parts = []
     if status.tokens_per_second is not None and "speed" not in without:
         parts.append(Content.assemble(f"{status.tokens_per_second:.1f}", (" tok/s", "$foreground-muted")))
@@ -140,12 +143,12 @@ def _activity(status: Status, without: frozenset[str]) -> list[Content]:
     return parts
 
 
-def _reading(done: int, total: int, seconds: float) -> Content:
-    share = done / total if total else 0.0
-    text = f"Reading prompt {_percent(share)} %"
+def _reading(progress: "PromptProgress") -> Content:
+    text = f"Reading prompt {_percent(progress.done / progress.total if progress.total else 0.0)} %"
+    read, to_read = progress.done - progress.cached, progress.total - progress.cached
     # Before some of it is read, nobody can tell.
-    if seconds >= 1.0 and 0.05 <= share < 1.0:
-        text += f", {_duration(seconds / share - seconds)} left"
+    if progress.seconds >= 1.0 and read >= 0.05 * to_read and (left := progress.eta_seconds):
+        text += f", {_duration(left)} left"
     return Content.styled(text, "$text-accent")
 
 

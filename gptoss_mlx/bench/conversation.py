@@ -72,11 +72,6 @@ class ScriptedRequest:
     changed_tokens: int
     """Tokens behind where the prompt parts from the context before it, up to the new ones: what harmony changed."""
 
-    @property
-    def least_reread(self) -> int:
-        """What has to be read at least."""
-        return self.new_tokens + self.changed_tokens
-
 
 def make_conversation(tokenizer: Tokenizer, tokens: int, seed: int) -> list[ScriptedRequest]:
     """The requests of a conversation whose last prompt has `tokens` tokens, a few more or less.

@@ -69,7 +69,7 @@ def _add_ask(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     chat = commands.add_parser(
         "chat",
-        help="a conversation",
+        help="a conversation, in the app or line by line",
         description="Opens the app: conversations that are kept, reasoning that folds away, models; F1 is its help. "
         "With --plain, and where there is no terminal to draw on, a conversation line by line: Ctrl-C stops an answer "
         "and keeps the chat; Ctrl-D ends it; /help lists the commands. Without a terminal it answers the lines of "

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gptoss_mlx.app.widgets.status_line import Status, render_status
+from gptoss_mlx.events import PromptProgress
 
 READY = Status(
     model="gpt-oss-20b",
@@ -35,7 +36,7 @@ def test_with_room_it_says_everything() -> None:
         READY,
         Status(),
         replace(READY, model="a-model-with-a-very-long-name-that-somebody-gave-it-4bit"),
-        replace(READY, reading=(37, 100, 3.0)),
+        replace(READY, reading=PromptProgress(37, 100, seconds=3.0)),
         replace(READY, session="loading", loading=(5, 9)),
         replace(READY, session="failed"),
     ],
@@ -72,20 +73,27 @@ def test_the_context_changes_colour_at_75_and_90_percent(used: int, colour: str)
 
 
 def test_the_prompt_takes_the_place_of_the_speed_while_it_is_read() -> None:
-    line = said(replace(READY, reading=(3_700, 10_000, 3.7)))
+    line = said(replace(READY, reading=PromptProgress(3_700, 10_000, seconds=3.7)))
     assert "Reading prompt 37 %, 6 s left" in line
     assert "tok/s" not in line
 
 
 @pytest.mark.parametrize("reading", [(0, 0, 5.0), (0, 10, 5.0), (10, 10, 5.0), (5, 10, 0.2)])
 def test_no_time_is_foretold_when_nobody_can_tell(reading: tuple[int, int, float]) -> None:
-    line = said(replace(READY, reading=reading))
+    done, total, seconds = reading
+    line = said(replace(READY, reading=PromptProgress(done, total, seconds=seconds)))
     assert "Reading prompt" in line
     assert "left" not in line
 
 
+def test_what_came_from_the_cache_says_nothing_of_the_speed() -> None:
+    # 100 of 200 tokens in 10 s; 800 more took no time.
+    line = said(replace(READY, reading=PromptProgress(900, 1000, cached=800, seconds=10.0)))
+    assert "Reading prompt 90 %, 10 s left" in line
+
+
 def test_a_long_prompt_is_told_in_minutes() -> None:
-    assert "3 min 20 s left" in said(replace(READY, reading=(50, 100, 200.0)))
+    assert "3 min 20 s left" in said(replace(READY, reading=PromptProgress(50, 100, seconds=200.0)))
 
 
 def test_loading_is_told_by_how_much_is_read() -> None:
