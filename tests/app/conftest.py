@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_mlx.tokenizer import Tokenizer
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -11,3 +13,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("GPTOSS_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def tokenizer(pocket_tokenizer: Tokenizer) -> Tokenizer:
+    """The scripted models' tokenizer."""
+    return pocket_tokenizer

@@ -122,3 +122,8 @@ def drive(
             app.store.close()
 
     asyncio.run(held())
+
+
+def said(desk: Desk) -> list[str]:
+    """What each turn on the screen says."""
+    return [turn.text or turn.answer for turn in desk.path]

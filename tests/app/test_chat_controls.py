@@ -2,23 +2,12 @@
 
 from pathlib import Path
 
-import pytest
-
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.tokenizer import Tokenizer
-from tests.app.driving import Desk, drive
+from tests.app.driving import Desk, drive, said
 from tests.app.scripted_engine import ScriptedLoad, final, thought
 
 LONG = "word " * 3000
-
-
-def said(desk: Desk) -> list[str]:
-    return [turn.text or turn.answer for turn in desk.path]
-
-
-@pytest.fixture
-def tokenizer(pocket_tokenizer: Tokenizer) -> Tokenizer:
-    return pocket_tokenizer
 
 
 def test_a_message_is_answered_shown_and_saved(home: Path, tokenizer: Tokenizer):

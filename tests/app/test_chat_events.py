@@ -12,19 +12,10 @@ from gptoss_mlx.app.store import Store
 from gptoss_mlx.errors import ModelNotFound
 from gptoss_mlx.harmony import Message
 from gptoss_mlx.tokenizer import Tokenizer
-from tests.app.driving import Desk, drive
+from tests.app.driving import Desk, drive, said
 from tests.app.scripted_engine import ScriptedLoad, final, thought
 
 LONG = "word " * 3000
-
-
-def said(desk: Desk) -> list[str]:
-    return [turn.text or turn.answer for turn in desk.path]
-
-
-@pytest.fixture
-def tokenizer(pocket_tokenizer: Tokenizer) -> Tokenizer:
-    return pocket_tokenizer
 
 
 def test_a_message_sent_while_the_model_loads_waits_and_is_answered(home: Path, tokenizer: Tokenizer):

@@ -27,11 +27,6 @@ from tests.app.driving import Desk, drive
 from tests.app.scripted_engine import ScriptedLoad, final, thought
 
 
-@pytest.fixture
-def tokenizer(pocket_tokenizer: Tokenizer) -> Tokenizer:
-    return pocket_tokenizer
-
-
 @pytest.mark.parametrize(
     ("keys", "screen"),
     [

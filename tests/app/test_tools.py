@@ -71,11 +71,6 @@ def shop() -> Workshop:
     return Workshop()
 
 
-@pytest.fixture
-def tokenizer(pocket_tokenizer: Tokenizer) -> Tokenizer:
-    return pocket_tokenizer
-
-
 def block(desk: Desk) -> ToolCallBlock:
     return list(desk.app.chat.transcript.query(ToolCallBlock))[-1]
 
