@@ -3,6 +3,9 @@
 .DELETE_ON_ERROR:
 .PHONY: chat test test-slow check check-all lint types contracts fmt bench kernel-report evaluate precision screenshots train-pocket clean help
 
+# Hundreds of tests start a command; without its bytecode each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 RUN_STAMP := .venv/.installed
 DEV_STAMP := .venv/.installed-dev

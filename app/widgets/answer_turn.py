@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from textual.app import ComposeResult
+from textual.widget import MountError
 
 from gptoss_mlx.app.conversation import Turn
 from gptoss_mlx.app.displayed_text import displayable
@@ -92,6 +93,10 @@ class AnswerTurn(TurnView):
     async def finish(self, turn: Turn) -> None:
         """The turn is over: shows all that came, exactly as it stands in the turn, and how it ended."""
         async with self._showing:
+            if not self.is_attached:
+                # Taken off the screen, or not on it yet: what it is made of then is the turn.
+                self._turn = turn
+                return
             await self._show_pending()
             await self._end_part()
             self._turn = turn
@@ -139,8 +144,13 @@ class AnswerTurn(TurnView):
             await self._gathered.wait()
             self._gathered.clear()
             began = loop.time()
-            async with self._showing:
-                await self._show_pending()
+            try:
+                async with self._showing:
+                    await self._show_pending()
+            except MountError:
+                if self.is_attached:
+                    raise
+                return  # Taken off the screen in between; another view shows the turn from its beginning.
             painted = asyncio.Event()
             self.call_after_refresh(painted.set)
             # Behind another screen nothing is painted.
