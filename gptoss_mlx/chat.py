@@ -19,10 +19,10 @@ from gptoss_mlx.chat_file import SavedChat, chat_values, read_chat_file
 from gptoss_mlx.engine import Engine
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import Reply, ToolCall
-from gptoss_mlx.harmony import Message, render_text
+from gptoss_mlx.harmony import Message, render_text, tool_result
 from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.kv_pool import KVPool
-from gptoss_mlx.options import OptionArguments, Options, read_tool
+from gptoss_mlx.options import OptionArguments, Options, is_builtin, read_tools
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tool_loop import open_turn
@@ -175,7 +175,7 @@ class Chat:
             raise UsageError(
                 f"no result for the tool call {missing[0]!r}" if missing else "no tool call waits for a result"
             )
-        added = [Message.tool(call.name, results[identifier]) for identifier, call in pending.items()]
+        added = [tool_result(self._turns, call.name, results[identifier]) for identifier, call in pending.items()]
         return self._start(self._turns, added, options)
 
     def regenerate(self, **options: Unpack[OptionArguments]) -> Reply:
@@ -258,14 +258,14 @@ class Chat:
 
     def to_dict(self) -> dict[str, Any]:
         """The chat as JSON values; `from_dict` reads it back. Of tools it keeps what the model is told, not what runs:
-        give the functions again when you go on (`defaults["tools"]`)."""
+        give the functions (and a `Browser`) again when you go on (`defaults["tools"]`)."""
         return chat_values(
             self._turns,
             model=self._host.name,
             vocab_size=self._host.tokenizer.vocab_size,
             instructions=self.instructions,
             options={key: value for key, value in self.defaults.items() if key not in _NOT_SAVED},
-            tools=[read_tool(tool) for tool in self.defaults.get("tools", ())],
+            tools=[tool for tool in read_tools(self.defaults.get("tools", ())) if not is_builtin(tool)],
         )
 
     @classmethod

@@ -4,8 +4,11 @@ Every event is a frozen dataclass with a literal `type`, so `match event: case T
 ...` works and `to_dict()` is one JSON line. This module knows no MLX and no tokens beyond their number.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
+
+from gptoss_mlx.harmony import find_marks
 
 FinishReason: TypeAlias = Literal["stop", "length", "context", "tool_calls", "cancelled"]
 """`stop`: the model ended its answer (or a stop string was met); `length`: max_tokens; `context`: the context length;
@@ -85,6 +88,58 @@ class TextDelta(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A page that a tool showed to the model, for citations of it."""
+
+    cursor: int
+    """The number by which the model cites it."""
+    title: str
+    url: str
+    """Empty for results of a search."""
+    path: str | None = None
+    """The file behind it, if it is one."""
+    first: int = 0
+    """Number of the first line that was shown."""
+    file_lines: tuple[int, ...] = ()
+    """For every line that was shown the line of the file that it is of, from 1 (0: of none); empty where the page is no
+    plain text of a file."""
+
+    def in_file(self, first: int, last: int) -> tuple[int, int] | None:
+        """The file's lines behind those lines of the page; None where there are none, or nobody knows."""
+        found = [line for line in self.file_lines[max(first - self.first, 0) : max(last - self.first + 1, 0)] if line]
+        return (found[0], found[-1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A place that an answer cites, as `【6†L9-L11】`."""
+
+    start: int
+    """Where it stands in the answer: from this character"""
+    end: int
+    """up to, but not including, this one."""
+    title: str
+    url: str
+    path: str | None
+    """The file that is cited, if it is one."""
+    lines: tuple[int, int] | None
+    """First and last line: of the file, from 1, where it is plain text; else of the page as the model saw it. None: all
+    of it."""
+
+    @property
+    def label(self) -> str:
+        """The citation for people: `[notes.md:9-11]`, `[example.org]`."""
+        if self.path is None:
+            host = self.url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+            return f"[{host or self.title}]"
+        name = self.path.replace("\\", "/").rpartition("/")[2]
+        if self.lines is None:
+            return f"[{name}]"
+        first, last = self.lines
+        return f"[{name}:{first}]" if first == last else f"[{name}:{first}-{last}]"
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall(_Event):
     """The model calls a tool and waits for the result."""
 
@@ -96,6 +151,8 @@ class ToolCall(_Event):
     """The arguments read as a JSON object; None if they are none (see `raw`)."""
     raw: str
     """The arguments exactly as the model wrote them."""
+    about: str = field(default="", compare=False)
+    """What it is about, where the arguments do not say it and it is known: the address behind a link's number."""
     type: Literal["tool_call"] = "tool_call"
 
 
@@ -112,6 +169,8 @@ class ToolResult(_Event):
     """Whether it is an error: of the tool, of the arguments, or because the call was refused or stopped."""
     seconds: float = 0.0
     """How long the tool ran."""
+    source: Source | None = None
+    """The page that the result shows, if it does."""
     type: Literal["tool_result"] = "tool_result"
 
 
@@ -199,6 +258,18 @@ class Reply:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def citations(self) -> tuple[Citation, ...]:
+        """The places of pages that the answer cites, in order; those of pages that were not shown in this turn are left
+        out."""
+        sources = {result.source.cursor: result.source for result in self.tool_results if result.source is not None}
+        return find_citations(self.text, sources)
+
+    @property
+    def cited_text(self) -> str:
+        """The answer with its citations as people read them: `[notes.md:9-11]`."""
+        return with_labels(self.text, self.citations)
+
     def to_dict(self) -> dict[str, Any]:
         """The reply as plain JSON values; without token ids and log-probabilities, which `raw` and the events carry."""
         return {
@@ -208,6 +279,7 @@ class Reply:
             "tool_calls": [
                 {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls
             ],
+            "citations": [{**asdict(c), "label": c.label} for c in self.citations],
             "tool_results": [r.to_dict() for r in self.tool_results],
             "rounds": self.rounds,
             "parsed": _json_value(self.parsed),
@@ -217,6 +289,32 @@ class Reply:
             "raw": self.raw,
             "warnings": [w.to_dict() for w in self.warnings],
         }
+
+
+def find_citations(text: str, sources: Mapping[int, Source]) -> tuple[Citation, ...]:
+    """The citations in `text` of these pages (cursor -> page)."""
+    found: list[Citation] = []
+    for mark in find_marks(text):
+        source = sources.get(mark.cursor)
+        if source is None:
+            continue
+        lines = mark.lines
+        if source.file_lines and lines is not None:
+            lines = source.in_file(*lines)
+        elif source.path is not None:
+            lines = None
+        found.append(Citation(mark.start, mark.end, source.title, source.url, source.path, lines))
+    return tuple(found)
+
+
+def with_labels(text: str, citations: Iterable[Citation]) -> str:
+    """`text` with these citations of it as people read them."""
+    parts: list[str] = []
+    at = 0
+    for citation in citations:
+        parts += [text[at : citation.start], citation.label]
+        at = citation.end
+    return "".join(parts) + text[at:]
 
 
 def _json_value(value: Any) -> Any:

@@ -6,11 +6,13 @@ instructions, as OpenAI's guide to the format has it.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import (
     ANALYSIS,
+    BUILTIN_NAMESPACES,
     COMMENTARY,
     FINAL,
     FUNCTIONS,
@@ -39,24 +41,50 @@ def read_conversation(prompt: Prompt, options: Options) -> list[Message]:
         raise UsageError("the conversation is empty; expected at least one message")
     if not any(isinstance(item, SystemContent) for item in messages[0].content) and messages[0].role != "system":
         messages.insert(0, system_message(options))
-    if options.offered_tools or options.response_format is not None:
+    elif options.offered_namespaces:
+        messages[0] = _add_to_system(messages[0], options)
+    if options.offered_functions or options.response_format is not None:
         messages = _add_to_developer(messages, options)
     return messages
 
 
 def system_message(options: Options) -> Message:
     """Harmony's system message for these options."""
-    return Message.system(SystemContent(reasoning_effort=options.system_effort, conversation_start_date=options.date))
+    return Message.system(
+        SystemContent(
+            reasoning_effort=options.system_effort,
+            conversation_start_date=options.date,
+            tools=options.offered_namespaces,
+        )
+    )
 
 
 def developer_message(instructions: str | None, options: Options) -> Message | None:
     """The developer's instructions, functions and the form of the answer; None when there is nothing to say."""
-    tools = options.offered_tools
+    tools = options.offered_functions
     told = None if options.response_format is None else options.response_format.told
     if instructions is None and not tools and told is None:
         return None
     namespaces = (ToolNamespace.functions(list(tools)),) if tools else ()
     return Message.developer(DeveloperContent(instructions, namespaces, told))
+
+
+def _add_to_system(message: Message, options: Options) -> Message:
+    """The caller's system message, with the built-in tools of the options."""
+    for index, item in enumerate(message.content):
+        if isinstance(item, SystemContent):
+            there = {namespace.name for namespace in item.tools}
+            if double := next((each.name for each in options.offered_namespaces if each.name in there), None):
+                raise UsageError(
+                    f"the tool {double!r} is given both in the system message and as an option; expected one of the two"
+                )
+            offered = replace(item, tools=(*item.tools, *options.offered_namespaces))
+            return replace(message, content=(*message.content[:index], offered, *message.content[index + 1 :]))
+    names = ", ".join(namespace.name for namespace in options.offered_namespaces)
+    raise UsageError(
+        f"the system message is plain text, and {names} belongs into it; expected Message.system(SystemContent(...)), "
+        "or no system message"
+    )
 
 
 def _add_to_developer(messages: list[Message], options: Options) -> list[Message]:
@@ -143,7 +171,7 @@ def _read_assistant(entry: Mapping[str, Any], text: str, where: str, names: dict
 def _full_name(name: Any) -> str | None:
     if not isinstance(name, str) or not name:
         return None
-    return name if "." in name or name in ("python", "browser") else f"{FUNCTIONS}.{name}"
+    return name if "." in name or name in BUILTIN_NAMESPACES else f"{FUNCTIONS}.{name}"
 
 
 def _read_content(content: Any, where: str) -> str:

@@ -1,24 +1,24 @@
 """What can be chosen for a turn, in one place: the keyword arguments of the API, checked, and their defaults."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from gptoss_mlx.context import OVERFLOWS, Overflow
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription
+from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription, ToolNamespace
 from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.structured import ResponseFormat, make_response_format
-from gptoss_mlx.tools import ApproveOption, Tool, ToolLimits, make_tool
+from gptoss_mlx.tools import ApproveOption, Tool, ToolGroup, ToolLimits, make_tool
 
 Effort: TypeAlias = Literal["none", "low", "medium", "high"]
 """How long to think before answering. `none` answers at once: the analysis channel is closed empty."""
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
-ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | Mapping[str, Any]
-"""A tool that the model may call. A function (with type hints and a docstring) or a `Tool` runs by itself. A
-ToolDescription, or a dict in OpenAI's form `{"type": "function", "function": {"name": ..., "description": ...,
+ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | ToolGroup | Mapping[str, Any]
+"""A tool that the model may call. A function (with type hints and a docstring), a `Tool` or a `Browser` runs by itself.
+A ToolDescription, or a dict in OpenAI's form `{"type": "function", "function": {"name": ..., "description": ...,
 "parameters": JSON schema}}` (or the inner dict alone), is only offered: the caller gives the result."""
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
@@ -119,11 +119,28 @@ class Options:
             return ()
         if self.tool_choice == "required":
             return self.tools
-        wanted = self.tool_choice.removeprefix(f"{FUNCTIONS}.")
-        return tuple(tool for tool in self.tools if tool.name == wanted)
+        names = (self.tool_choice, f"{FUNCTIONS}.{self.tool_choice}")
+        return tuple(tool for tool in self.tools if tool.full_name in names)
+
+    @property
+    def offered_functions(self) -> tuple[ToolDescription, ...]:
+        """Those of the offered tools that the developer message describes: all but built-in ones."""
+        return tuple(tool for tool in self.offered_tools if not is_builtin(tool))
+
+    @property
+    def offered_namespaces(self) -> tuple[ToolNamespace, ...]:
+        """The offered built-in tools, as the system message describes them."""
+        found: dict[str, ToolNamespace] = {}
+        for tool in self.offered_tools:
+            if isinstance(tool, Tool) and tool.namespace is not None:
+                known = found.get(tool.namespace.name)
+                tools = () if known is None else known.tools
+                described = ToolDescription(tool.name, tool.description, tool.parameters)
+                found[tool.namespace.name] = replace(tool.namespace, tools=(*tools, described))
+        return tuple(found.values())
 
     def _check_tools(self) -> None:
-        names = [tool.name for tool in self.tools]
+        names = [short_name(tool) for tool in self.tools]
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
             raise UsageError(f"there are two tools of the name {double!r}; expected each name once")
@@ -137,7 +154,7 @@ class Options:
         for tool in self.tools:
             if isinstance(tool, Tool) and tool.policy == "ask" and not callable(self.approve):
                 raise UsageError(
-                    f"the tool {tool.name!r} asks before it runs, and there is nobody to ask; give approve=, a "
+                    f"the tool {short_name(tool)!r} asks before it runs, and there is nobody to ask; give approve=, a "
                     "function that decides on a call"
                 )
 
@@ -163,12 +180,30 @@ class Options:
             response_format=make_response_format(**forms),
             sampling=sampling,
             stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-            tools=tuple(read_tool(tool) for tool in tools),
+            tools=read_tools(tools),
             **merged,
         )
 
 
-def read_tool(tool: ToolLike) -> ToolDescription:
+def is_builtin(tool: ToolDescription) -> bool:
+    """Whether the tool is one that gpt-oss was trained with, and is offered in the system message."""
+    return isinstance(tool, Tool) and tool.namespace is not None
+
+
+def short_name(tool: ToolDescription) -> str:
+    """`get_weather` of a function, `browser.search` of a built-in tool."""
+    return tool.full_name.removeprefix(f"{FUNCTIONS}.")
+
+
+def read_tools(tools: Iterable[ToolLike]) -> tuple[ToolDescription, ...]:
+    """Tools in harmony's form, those of groups one by one. Raises UsageError."""
+    found: list[ToolDescription] = []
+    for tool in tools:
+        found += tool.tools if isinstance(tool, ToolGroup) else (read_tool(tool),)
+    return tuple(found)
+
+
+def read_tool(tool: Callable[..., Any] | ToolDescription | Mapping[str, Any]) -> ToolDescription:
     """A tool in harmony's form. Raises UsageError when it has no name, or when its schema is not an object."""
     if isinstance(tool, ToolDescription):
         return tool

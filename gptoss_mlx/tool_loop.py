@@ -14,14 +14,14 @@ A turn without tools that run by themselves is one round, and has no thread here
 import contextvars
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.events import Done, Event, Reply, ToolCall, ToolResult
-from gptoss_mlx.harmony import FUNCTIONS, Message
+from gptoss_mlx.harmony import FUNCTIONS, Message, ToolDescription, tool_result
 from gptoss_mlx.joined_reply import join_replies
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import Options
@@ -147,9 +147,10 @@ class _Loop:
 
         for event in self.engine.stream(work, ticket=self.job.ticket):
             if isinstance(event, Done):
-                self._replies.append(event.reply)
+                calls = tuple(self._told(call) for call in event.reply.tool_calls)
+                self._replies.append(replace(event.reply, tool_calls=calls))
             else:
-                self.job.put(event)
+                self.job.put(self._told(event) if isinstance(event, ToolCall) else event)
         return self._replies[-1].finish_reason == "tool_calls" and not self._must_answer(len(self._replies) - 1)
 
     def _must_answer(self, rounds: int) -> bool:
@@ -165,7 +166,7 @@ class _Loop:
                 continue
             result = self._answer(call)
             self._results.append(result)
-            self._add([Message.tool(call.name, result.content)])
+            self._add([tool_result(self._so_far, call.name, result.content)])
             self.job.put(result)
         if self.job.ticket.cancelled():
             self._replies[-1] = replace(self._replies[-1], finish_reason="cancelled")
@@ -189,16 +190,36 @@ class _Loop:
 
     # One call
 
+    @property
+    def _so_far(self) -> list[Message]:
+        """All that was said."""
+        return [*self.conversation, *self._added]
+
+    def _offered(self, name: str) -> ToolDescription | None:
+        """The tool that a call means: its full name, or a function's bare one."""
+        names = (name, f"{FUNCTIONS}.{name}", name.removeprefix(f"{FUNCTIONS}."))
+        offered = self.options.offered_tools
+        return next((tool for each in names for tool in offered if tool.full_name == each), None)
+
     def _tool(self, name: str) -> Tool | None:
-        """The tool that a call means: its full name, or its bare one."""
-        bare = name.removeprefix(f"{FUNCTIONS}.")
-        found = (tool for tool in self.options.offered_tools if tool.name == bare)
-        return next((tool for tool in found if isinstance(tool, Tool)), None)
+        """The same, if it runs by itself."""
+        tool = self._offered(name)
+        return tool if isinstance(tool, Tool) else None
 
     def _is_the_callers(self, call: ToolCall) -> bool:
         """Whether the call is for a tool whose result the caller gives."""
-        bare = call.name.removeprefix(f"{FUNCTIONS}.")
-        return any(tool.name == bare and not isinstance(tool, Tool) for tool in self.options.offered_tools)
+        tool = self._offered(call.name)
+        return tool is not None and not isinstance(tool, Tool)
+
+    def _told(self, call: ToolCall) -> ToolCall:
+        """The call with what it is about, where its tool can say that."""
+        tool = self._tool(call.name)
+        if tool is None or tool.about is None:
+            return call
+        try:
+            return replace(call, about=tool.about(read_call_arguments(call.raw, tool), self._so_far))
+        except ArgumentError:
+            return call
 
     def _answer(self, call: ToolCall) -> ToolResult:
         """The result of one call, or why there is none."""
@@ -216,8 +237,8 @@ class _Loop:
             arguments = read_call_arguments(call.raw, tool)
         except ArgumentError as error:
             return _failure(call, self._misfit(tool, str(error)))
-        self._misfits.pop(tool.name, None)
-        verdict = self._verdict(tool, call)
+        self._misfits.pop(tool.full_name, None)
+        verdict = self._verdict(tool, call, arguments)
         if verdict is not True:
             reason = f": {verdict}" if isinstance(verdict, str) and verdict else ""
             return _failure(call, f"the call was refused{reason}. The tool did not run.")
@@ -230,30 +251,42 @@ class _Loop:
             grace=limits.grace_seconds,
             cancelled=self.job.ticket.cancelled,
             context=self._context,
+            conversation=self._so_far,
+            count_tokens=lambda text: len(self.tokenizer.encode(text)),
+            result_characters=limits.result_characters,
         )
-        text = cut_middle(outcome.text, limits.result_characters)
-        return ToolResult(call.id, call.name, text, failed=outcome.ending != "returned", seconds=outcome.seconds)
+        return ToolResult(
+            call.id,
+            call.name,
+            cut_middle(outcome.text, limits.result_characters),
+            failed=outcome.ending != "returned",
+            seconds=outcome.seconds,
+            source=outcome.source,
+        )
 
     def _unknown(self, name: str) -> str:
-        names = ", ".join(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
+        names = ", ".join(tool.full_name for tool in self.options.offered_tools)
         offer = f"The tools are: {names}." if names else "No tools can be called in this turn."
         return f"there is no tool {name}. {offer}"
 
     def _misfit(self, tool: Tool, faults: str) -> str:
         """What the model is told of arguments that do not fit: once to write them anew, then to let it be."""
-        count = self._misfits[tool.name] = self._misfits.get(tool.name, 0) + 1
+        count = self._misfits[tool.full_name] = self._misfits.get(tool.full_name, 0) + 1
         if count == 1:
             schema = json.dumps(tool.parameters or {"type": "object", "properties": {}}, ensure_ascii=False)
             return f"the arguments do not fit: {faults}. Call it again with arguments of this schema: {schema}"
         return f"the arguments do not fit again: {faults}. Do not call it again; answer with what you have."
 
-    def _verdict(self, tool: Tool, call: ToolCall) -> Verdict:
+    def _verdict(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Verdict:
         policy = tool.policy
         if policy is None:
             policy = "ask" if callable(self.options.approve) else self.options.approve
         if policy != "ask":
             return policy == "always" or "it is switched off"
-        request = ApprovalRequest(call)
+        if tool.asks is not None and not tool.asks(arguments, self._so_far):
+            return True
+        # What was said since the call came may have changed what it is about.
+        request = ApprovalRequest(self._told(call))
         self.job.put(request)
         return request.verdict if request.wait(self.job.ticket.cancelled) else "the user stopped the turn"
 

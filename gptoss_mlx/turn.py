@@ -34,7 +34,6 @@ from gptoss_mlx.harmony import (
     ANALYSIS,
     COMMENTARY,
     FINAL,
-    FUNCTIONS,
     ContentDelta,
     MarkupSkipped,
     Message,
@@ -83,8 +82,8 @@ class Turn:
 
     @property
     def tool_names(self) -> frozenset[str]:
-        """Full names of the functions on offer."""
-        return frozenset(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
+        """Full names of the tools on offer."""
+        return frozenset(tool.full_name for tool in self.options.offered_tools)
 
 
 def prepare_turn(
@@ -282,11 +281,11 @@ def _close_analysis(turn: Turn) -> Sequence[int]:
 def _make_constraint(options: Options, tokenizer: Tokenizer) -> TurnConstraint | None:
     """What the options hold a turn to; None where the model is free."""
     answer = options.response_format
-    must_call = frozenset(tool.name for tool in options.forced_tools)
+    must_call = frozenset(tool.full_name for tool in options.forced_tools)
     if answer is None and not must_call and not any(tool.strict for tool in options.offered_tools):
         return None
     tools = {
-        tool.name: schema_grammar(tool.parameters or _NO_ARGUMENTS, f"the schema of tool {tool.name!r}")
+        tool.full_name: schema_grammar(tool.parameters or _NO_ARGUMENTS, f"the schema of tool {tool.name!r}")
         if tool.strict
         else None
         for tool in options.offered_tools

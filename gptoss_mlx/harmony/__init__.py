@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptoss_mlx.harmony.builtin_tools import BROWSER, PYTHON
+    from gptoss_mlx.harmony.citations import CitationMark, DisplayHeader, find_marks, read_display_header
     from gptoss_mlx.harmony.messages import (
         ANALYSIS,
+        BUILTIN_NAMESPACES,
         COMMENTARY,
         FINAL,
         FUNCTIONS,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         ToolDescription,
         ToolNamespace,
         is_tool,
+        tool_result,
     )
     from gptoss_mlx.harmony.parse import StreamParser, parse_tokens
     from gptoss_mlx.harmony.parser_events import (
@@ -58,8 +61,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "gptoss_mlx.harmony.builtin_tools": ("BROWSER", "PYTHON"),
+    "gptoss_mlx.harmony.citations": ("CitationMark", "DisplayHeader", "find_marks", "read_display_header"),
     "gptoss_mlx.harmony.messages": (
         "ANALYSIS",
+        "BUILTIN_NAMESPACES",
         "COMMENTARY",
         "FINAL",
         "FUNCTIONS",
@@ -77,6 +82,7 @@ _HOMES = {
         "ToolDescription",
         "ToolNamespace",
         "is_tool",
+        "tool_result",
     ),
     "gptoss_mlx.harmony.parse": ("StreamParser", "parse_tokens"),
     "gptoss_mlx.harmony.parser_events": (
@@ -111,6 +117,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "ANALYSIS",
     "BROWSER",
+    "BUILTIN_NAMESPACES",
     "COMMENTARY",
     "FINAL",
     "FUNCTIONS",
@@ -118,9 +125,11 @@ __all__ = [
     "REASONING_EFFORTS",
     "ROLES",
     "ChannelConfig",
+    "CitationMark",
     "Content",
     "ContentDelta",
     "DeveloperContent",
+    "DisplayHeader",
     "DropAnalysis",
     "Header",
     "JsonObject",
@@ -144,15 +153,18 @@ __all__ = [
     "ToolNamespace",
     "encode_pieces",
     "event_text",
+    "find_marks",
     "is_tool",
     "message_pieces",
     "parse_tokens",
+    "read_display_header",
     "render_conversation",
     "render_for_completion",
     "render_for_training",
     "render_message",
     "render_pieces",
     "render_text",
+    "tool_result",
 ]
 
 

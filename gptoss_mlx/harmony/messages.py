@@ -3,7 +3,7 @@
 Owns the types and their JSON form. It knows neither tokens nor how a message is written in harmony (see render.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
@@ -30,6 +30,8 @@ DEFAULT_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 DEFAULT_KNOWLEDGE_CUTOFF = "2024-06"
 FUNCTIONS = "functions"
 """The namespace of the tools that a developer offers."""
+BUILTIN_NAMESPACES = ("browser", "python")
+"""The namespaces of the tools that gpt-oss was trained with (builtin_tools.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class ToolDescription:
     parameters: JsonObject | None = None
     strict: bool = False
     """Whether the model is held to the schema while it writes the arguments."""
+
+    @property
+    def full_name(self) -> str:
+        """The name by which the model calls it."""
+        return f"{FUNCTIONS}.{self.name}"
 
     def to_dict(self) -> dict[str, Any]:
         """The tool as JSON."""
@@ -256,6 +263,18 @@ class Message:
             content_type=_text_or_none(data, "content_type", where),
             tokens=tokens,
         )
+
+
+def tool_result(messages: Sequence[Message], name: str, text: str) -> Message:
+    """The result of the last call of the tool `name` in `messages`.
+
+    A built-in tool answers on the channel on which it was called, so that what is read of the past holds both or
+    neither; functions answer on commentary.
+    """
+    if name.split(".")[0] not in BUILTIN_NAMESPACES:
+        return Message.tool(name, text)
+    calls = (message.channel for message in reversed(messages) if message.tool_name == name)
+    return Message.tool(name, text, channel=next(calls, None) or ANALYSIS)
 
 
 NOT_TOOLS = frozenset(("all", "assistant", "user"))

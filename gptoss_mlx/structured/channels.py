@@ -46,9 +46,9 @@ class TurnForm:
     """Grammar of the final channel; None: any text."""
     answer_is_json: bool = False
     tools: Mapping[str, str | None] = field(default_factory=dict)
-    """Functions on offer -> grammar of their arguments, None: any text."""
+    """Full names of tools on offer -> grammar of their arguments, None: any text."""
     must_call: frozenset[str] = frozenset()
-    """Functions of which one has to be called, after at most one analysis; empty: the model is free."""
+    """Full names of tools of which one has to be called, after at most one analysis; empty: the model is free."""
 
 
 class TurnConstraint:
@@ -188,10 +188,14 @@ class TurnConstraint:
             if form.tools:
                 self._plant(root, self._header(COMMENTARY), "commentary")
         for name in form.must_call or form.tools:
-            recipient = encode(f" to={FUNCTIONS}.{name}")
-            for content_type in (json_type, ()):
-                self._plant(root, (*recipient, *self._header(COMMENTARY, content_type)), "call", name)
-                self._plant(root, self._header(COMMENTARY, (*recipient, *content_type)), "call", name)
+            recipient = encode(f" to={name}")
+            # Built-in tools were trained with calls of type `code` in the analysis.
+            builtin = not name.startswith(f"{FUNCTIONS}.")
+            types = (encode(" code"), json_type, ()) if builtin else (json_type, ())
+            for channel in (ANALYSIS, COMMENTARY) if builtin else (COMMENTARY,):
+                for content_type in types:
+                    self._plant(root, (*recipient, *self._header(channel, content_type)), "call", name)
+                    self._plant(root, self._header(channel, (*recipient, *content_type)), "call", name)
         return root
 
     def _header(self, channel: str, more: Sequence[int] = ()) -> tuple[int, ...]:

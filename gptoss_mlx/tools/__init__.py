@@ -10,8 +10,8 @@ from gptoss_mlx.tools.approval import ApprovalRequest, Approve, ApproveOption, V
 from gptoss_mlx.tools.arguments import ArgumentError, read_call_arguments
 from gptoss_mlx.tools.limits import ToolLimits
 from gptoss_mlx.tools.results import cut_middle, result_text
-from gptoss_mlx.tools.running import Outcome, RunningCall, current_call, run_call
-from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, make_tool
+from gptoss_mlx.tools.running import Outcome, RunningCall, ToolFailure, current_call, run_call
+from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, ToolGroup, make_tool
 
 __all__ = [
     "POLICIES",
@@ -23,6 +23,8 @@ __all__ = [
     "Policy",
     "RunningCall",
     "Tool",
+    "ToolFailure",
+    "ToolGroup",
     "ToolLimits",
     "Verdict",
     "current_call",

@@ -11,10 +11,13 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from gptoss_mlx.events import Source
+from gptoss_mlx.harmony import Message
+from gptoss_mlx.tools.limits import ToolLimits
 from gptoss_mlx.tools.results import result_text
 from gptoss_mlx.tools.tool import Tool
 
@@ -24,12 +27,36 @@ _log = logging.getLogger(__name__)
 _current: "contextvars.ContextVar[RunningCall]" = contextvars.ContextVar("gptoss_mlx_call")
 
 
+def about_tokens(text: str) -> int:
+    """How many tokens a text takes, guessed: four bytes each."""
+    return len(text.encode()) // 4 + 1
+
+
+class ToolFailure(Exception):
+    """What a tool raises when it cannot do what it was asked to: the model reads `Error: ` and the text."""
+
+
 class RunningCall:
     """A call of a tool, as the tool itself sees it (`current_call`)."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        conversation: Sequence[Message] = (),
+        count_tokens: Callable[[str], int] = about_tokens,
+        result_characters: int = ToolLimits.result_characters,
+    ) -> None:
         self.name = name
         """Full name of the tool, such as `functions.get_weather`."""
+        self.conversation = conversation
+        """All that was said before, the call itself included."""
+        self.count_tokens = count_tokens
+        """How many tokens a text takes of the model that called."""
+        self.result_characters = result_characters
+        """Of a result that is longer, the model does not read the middle."""
+        self.source: Source | None = None
+        """The page that the result shows; the tool sets it, and `ToolResult.source` has it."""
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._enders: list[Callable[[], object]] = []
@@ -74,6 +101,8 @@ class Outcome:
     seconds: float
     abandoned: bool = False
     """Whether it still runs, because it did not end when it was asked to."""
+    source: Source | None = None
+    """The page that the result shows."""
 
 
 def run_call(
@@ -85,13 +114,17 @@ def run_call(
     grace: float,
     cancelled: Callable[[], bool],
     context: contextvars.Context,
+    conversation: Sequence[Message] = (),
+    count_tokens: Callable[[str], int] = about_tokens,
+    result_characters: int = ToolLimits.result_characters,
 ) -> Outcome:
     """Calls `tool.function(**arguments)` and waits for its end, for `seconds` at most, or until `cancelled` says so;
     then for `grace` seconds more.
 
-    It sees the context variables of `context`. Whatever it raises becomes its outcome.
+    It sees the context variables of `context`, and the rest as its `RunningCall`. Whatever it raises becomes its
+    outcome.
     """
-    call = RunningCall(name)
+    call = RunningCall(name, conversation=conversation, count_tokens=count_tokens, result_characters=result_characters)
     done = threading.Event()
     found: list[tuple[Ending, str]] = []
 
@@ -99,6 +132,8 @@ def run_call(
         _current.set(call)
         try:
             found.append(("returned", result_text(_call(tool.function, arguments, call))))
+        except ToolFailure as failure:
+            found.append(("raised", f"Error: {failure}"))
         except BaseException as error:
             _log.info("the tool %s failed", name, exc_info=True)
             found.append(("raised", f"Error: {type(error).__name__}: {error}".removesuffix(": ")))
@@ -122,7 +157,7 @@ def run_call(
         left = "" if ended else "; the tool does not end and was left running"
         return Outcome("stopped" if stopped else "out of time", f"Error: {reason}{left}.", took, abandoned=not ended)
     ending, text = found[0]
-    return Outcome(ending, text, took)
+    return Outcome(ending, text, took, source=call.source if ending == "returned" else None)
 
 
 def _call(function: Callable[..., Any], arguments: Mapping[str, Any], call: RunningCall) -> Any:

@@ -2,12 +2,12 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import ToolDescription
+from gptoss_mlx.harmony import FUNCTIONS, Message, ToolDescription, ToolNamespace
 from gptoss_mlx.json_schema import check_schema
 from gptoss_mlx.tools.signatures import read_signature
 
@@ -35,6 +35,23 @@ class Tool(ToolDescription):
     readers: Mapping[str, Callable[[Any], Any]] | None = field(default=None, kw_only=True, repr=False, compare=False)
     """Parameter -> what makes its value out of JSON; None: the arguments are checked against the schema, and passed as
     they are."""
+    namespace: ToolNamespace | None = field(default=None, kw_only=True, repr=False)
+    """Of a built-in tool (`harmony.BROWSER`): it is offered in the system message. None: a developer's function."""
+    asks: "Callable[[Mapping[str, Any], Sequence[Message]], bool] | None" = field(
+        default=None, kw_only=True, repr=False, compare=False
+    )
+    """With a policy of `ask`: whether a call with these arguments, after these messages, has to ask. None: each does.
+    It must not raise."""
+    about: "Callable[[Mapping[str, Any], Sequence[Message]], str] | None" = field(
+        default=None, kw_only=True, repr=False, compare=False
+    )
+    """What such a call is about where its arguments do not say it, for whoever decides on it: `ToolCall.about`. It must
+    not raise."""
+
+    @property
+    def full_name(self) -> str:
+        """The name by which the model calls it: `functions.get_weather`, `browser.search`."""
+        return f"{FUNCTIONS if self.namespace is None else self.namespace.name}.{self.name}"
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:
@@ -54,6 +71,18 @@ class Tool(ToolDescription):
                     "type object"
                 )
             check_schema(self.parameters, f"the schema of tool {self.name!r}")
+
+
+class ToolGroup:
+    """Tools that belong together and are given as one: `tools=[Browser("notes")]`."""
+
+    name: str
+    """What the group is called."""
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools."""
+        raise NotImplementedError
 
 
 def make_tool(
