@@ -17,9 +17,9 @@ from gptoss_mlx.harmony import (
     DeveloperContent,
     Message,
     SystemContent,
-    ToolNamespace,
 )
 from gptoss_mlx.options import Options
+from gptoss_mlx.tools import group_tools
 
 MessageLike: TypeAlias = Message | Mapping[str, Any]
 """A harmony Message, or a dict in OpenAI's form: role, content, and for tools tool_calls / tool_call_id."""
@@ -50,13 +50,12 @@ def system_message(options: Options) -> Message:
 
 
 def developer_message(instructions: str | None, options: Options) -> Message | None:
-    """The developer's instructions, functions and the form of the answer; None when there is nothing to say."""
+    """The developer's instructions, tools and the form of the answer; None when there is nothing to say."""
     tools = options.offered_tools
     told = None if options.response_format is None else options.response_format.told
     if instructions is None and not tools and told is None:
         return None
-    namespaces = (ToolNamespace.functions(list(tools)),) if tools else ()
-    return Message.developer(DeveloperContent(instructions, namespaces, told))
+    return Message.developer(DeveloperContent(instructions, group_tools(tools), told))
 
 
 def _add_to_developer(messages: list[Message], options: Options) -> list[Message]:
@@ -67,7 +66,7 @@ def _add_to_developer(messages: list[Message], options: Options) -> list[Message
     for index, message in enumerate(messages):
         for item in message.content:
             if isinstance(item, DeveloperContent):
-                if item.has_functions and added.tools:
+                if {namespace.name for namespace in item.tools} & {namespace.name for namespace in added.tools}:
                     raise UsageError(
                         "tools are given both in the developer message and as an option; expected one of the two"
                     )

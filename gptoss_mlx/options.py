@@ -6,18 +6,19 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from gptoss_mlx.context import OVERFLOWS, Overflow
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription
+from gptoss_mlx.harmony.messages import ReasoningEffort, ToolDescription
 from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.structured import ResponseFormat, make_response_format
-from gptoss_mlx.tools import ApproveOption, Tool, ToolLimits, make_tool
+from gptoss_mlx.tools import ApproveOption, Tool, ToolLimits, ToolSource, full_name, make_tool, short_name
 
 Effort: TypeAlias = Literal["none", "low", "medium", "high"]
 """How long to think before answering. `none` answers at once: the analysis channel is closed empty."""
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
-ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | Mapping[str, Any]
-"""A tool that the model may call. A function (with type hints and a docstring) or a `Tool` runs by itself. A
+ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | Mapping[str, Any] | ToolSource
+"""A tool that the model may call. A function (with type hints and a docstring) or a `Tool` runs by itself, and so does
+what a `ToolSource` (an `McpServer`) has when the turn begins. A
 ToolDescription, or a dict in OpenAI's form `{"type": "function", "function": {"name": ..., "description": ...,
 "parameters": JSON schema}}` (or the inner dict alone), is only offered: the caller gives the result."""
 
@@ -119,11 +120,12 @@ class Options:
             return ()
         if self.tool_choice == "required":
             return self.tools
-        wanted = self.tool_choice.removeprefix(f"{FUNCTIONS}.")
-        return tuple(tool for tool in self.tools if tool.name == wanted)
+        wanted = short_name(self.tool_choice)
+        named = tuple(tool for tool in self.tools if short_name(full_name(tool)) == wanted)
+        return named or tuple(tool for tool in self.tools if tool.name == wanted)
 
     def _check_tools(self) -> None:
-        names = [tool.name for tool in self.tools]
+        names = [short_name(full_name(tool)) for tool in self.tools]
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
             raise UsageError(f"there are two tools of the name {double!r}; expected each name once")
@@ -137,8 +139,8 @@ class Options:
         for tool in self.tools:
             if isinstance(tool, Tool) and tool.policy == "ask" and not callable(self.approve):
                 raise UsageError(
-                    f"the tool {tool.name!r} asks before it runs, and there is nobody to ask; give approve=, a "
-                    "function that decides on a call"
+                    f"the tool {short_name(full_name(tool))!r} asks before it runs, and there is nobody to ask; give "
+                    "approve=, a function that decides on a call"
                 )
 
     @property
@@ -163,12 +165,23 @@ class Options:
             response_format=make_response_format(**forms),
             sampling=sampling,
             stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-            tools=tuple(read_tool(tool) for tool in tools),
+            tools=_read_tools(tools),
             **merged,
         )
 
 
-def read_tool(tool: ToolLike) -> ToolDescription:
+def _read_tools(tools: Sequence[ToolLike]) -> tuple[ToolDescription, ...]:
+    sources = [tool.name for tool in tools if isinstance(tool, ToolSource)]
+    double = next((name for name in sources if sources.count(name) > 1), None)
+    if double is not None:
+        raise UsageError(f"there are two servers of tools called {double!r}; give one of them another name")
+    found: list[ToolDescription] = []
+    for tool in tools:
+        found += tool.offered_tools() if isinstance(tool, ToolSource) else [read_tool(tool)]
+    return tuple(found)
+
+
+def read_tool(tool: Callable[..., Any] | ToolDescription | Mapping[str, Any]) -> ToolDescription:
     """A tool in harmony's form. Raises UsageError when it has no name, or when its schema is not an object."""
     if isinstance(tool, ToolDescription):
         return tool

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.events import Done, Event, Reply, ToolCall, ToolResult
-from gptoss_mlx.harmony import FUNCTIONS, Message
+from gptoss_mlx.harmony import Message
 from gptoss_mlx.joined_reply import join_replies
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import Options
@@ -33,6 +33,7 @@ from gptoss_mlx.tools import (
     Tool,
     Verdict,
     cut_middle,
+    full_name,
     read_call_arguments,
     run_call,
 )
@@ -190,15 +191,14 @@ class _Loop:
     # One call
 
     def _tool(self, name: str) -> Tool | None:
-        """The tool that a call means: its full name, or its bare one."""
-        bare = name.removeprefix(f"{FUNCTIONS}.")
-        found = (tool for tool in self.options.offered_tools if tool.name == bare)
+        """The tool of that full name, if it runs by itself. Short and misspelt names were mended in the parser."""
+        found = (tool for tool in self.options.offered_tools if full_name(tool) == name)
         return next((tool for tool in found if isinstance(tool, Tool)), None)
 
     def _is_the_callers(self, call: ToolCall) -> bool:
         """Whether the call is for a tool whose result the caller gives."""
-        bare = call.name.removeprefix(f"{FUNCTIONS}.")
-        return any(tool.name == bare and not isinstance(tool, Tool) for tool in self.options.offered_tools)
+        offered = self.options.offered_tools
+        return any(full_name(tool) == call.name and not isinstance(tool, Tool) for tool in offered)
 
     def _answer(self, call: ToolCall) -> ToolResult:
         """The result of one call, or why there is none."""
@@ -215,8 +215,8 @@ class _Loop:
         try:
             arguments = read_call_arguments(call.raw, tool)
         except ArgumentError as error:
-            return _failure(call, self._misfit(tool, str(error)))
-        self._misfits.pop(tool.name, None)
+            return _failure(call, self._misfit(tool, call.name, str(error)))
+        self._misfits.pop(call.name, None)
         verdict = self._verdict(tool, call)
         if verdict is not True:
             reason = f": {verdict}" if isinstance(verdict, str) and verdict else ""
@@ -235,13 +235,13 @@ class _Loop:
         return ToolResult(call.id, call.name, text, failed=outcome.ending != "returned", seconds=outcome.seconds)
 
     def _unknown(self, name: str) -> str:
-        names = ", ".join(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
+        names = ", ".join(full_name(tool) for tool in self.options.offered_tools)
         offer = f"The tools are: {names}." if names else "No tools can be called in this turn."
         return f"there is no tool {name}. {offer}"
 
-    def _misfit(self, tool: Tool, faults: str) -> str:
+    def _misfit(self, tool: Tool, name: str, faults: str) -> str:
         """What the model is told of arguments that do not fit: once to write them anew, then to let it be."""
-        count = self._misfits[tool.name] = self._misfits.get(tool.name, 0) + 1
+        count = self._misfits[name] = self._misfits.get(name, 0) + 1
         if count == 1:
             schema = json.dumps(tool.parameters or {"type": "object", "properties": {}}, ensure_ascii=False)
             return f"the arguments do not fit: {faults}. Call it again with arguments of this schema: {schema}"

@@ -34,7 +34,6 @@ from gptoss_mlx.harmony import (
     ANALYSIS,
     COMMENTARY,
     FINAL,
-    FUNCTIONS,
     ContentDelta,
     MarkupSkipped,
     Message,
@@ -52,6 +51,7 @@ from gptoss_mlx.options import Options
 from gptoss_mlx.stop_strings import StopStrings
 from gptoss_mlx.structured import CLOSING_TOKENS, TurnConstraint, TurnForm, schema_grammar
 from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.tools import full_name, short_name
 
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 """The schema of a function that takes none."""
@@ -83,8 +83,8 @@ class Turn:
 
     @property
     def tool_names(self) -> frozenset[str]:
-        """Full names of the functions on offer."""
-        return frozenset(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
+        """Full names of the tools on offer."""
+        return frozenset(full_name(tool) for tool in self.options.offered_tools)
 
 
 def prepare_turn(
@@ -282,11 +282,13 @@ def _close_analysis(turn: Turn) -> Sequence[int]:
 def _make_constraint(options: Options, tokenizer: Tokenizer) -> TurnConstraint | None:
     """What the options hold a turn to; None where the model is free."""
     answer = options.response_format
-    must_call = frozenset(tool.name for tool in options.forced_tools)
+    must_call = frozenset(full_name(tool) for tool in options.forced_tools)
     if answer is None and not must_call and not any(tool.strict for tool in options.offered_tools):
         return None
     tools = {
-        tool.name: schema_grammar(tool.parameters or _NO_ARGUMENTS, f"the schema of tool {tool.name!r}")
+        full_name(tool): schema_grammar(
+            tool.parameters or _NO_ARGUMENTS, f"the schema of tool {short_name(full_name(tool))!r}"
+        )
         if tool.strict
         else None
         for tool in options.offered_tools

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import ANALYSIS, COMMENTARY, FINAL, FUNCTIONS
+from gptoss_mlx.harmony import ANALYSIS, COMMENTARY, FINAL
 from gptoss_mlx.structured.grammar import Matcher
 from gptoss_mlx.structured.vocabulary import Mask, vocabulary_of
 from gptoss_mlx.tokenizer import Tokenizer
@@ -46,9 +46,9 @@ class TurnForm:
     """Grammar of the final channel; None: any text."""
     answer_is_json: bool = False
     tools: Mapping[str, str | None] = field(default_factory=dict)
-    """Functions on offer -> grammar of their arguments, None: any text."""
+    """Full names of the tools on offer -> grammar of their arguments, None: any text."""
     must_call: frozenset[str] = frozenset()
-    """Functions of which one has to be called, after at most one analysis; empty: the model is free."""
+    """Tools of which one has to be called, after at most one analysis; empty: the model is free."""
 
 
 class TurnConstraint:
@@ -188,7 +188,7 @@ class TurnConstraint:
             if form.tools:
                 self._plant(root, self._header(COMMENTARY), "commentary")
         for name in form.must_call or form.tools:
-            recipient = encode(f" to={FUNCTIONS}.{name}")
+            recipient = encode(f" to={name}")
             for content_type in (json_type, ()):
                 self._plant(root, (*recipient, *self._header(COMMENTARY, content_type)), "call", name)
                 self._plant(root, self._header(COMMENTARY, (*recipient, *content_type)), "call", name)

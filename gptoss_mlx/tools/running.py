@@ -24,6 +24,10 @@ _log = logging.getLogger(__name__)
 _current: "contextvars.ContextVar[RunningCall]" = contextvars.ContextVar("gptoss_mlx_call")
 
 
+class ToolFailure(Exception):
+    """What a tool raises to fail in words of its own: the model reads `Error: ` and the text."""
+
+
 class RunningCall:
     """A call of a tool, as the tool itself sees it (`current_call`)."""
 
@@ -99,6 +103,8 @@ def run_call(
         _current.set(call)
         try:
             found.append(("returned", result_text(_call(tool.function, arguments, call))))
+        except ToolFailure as error:
+            found.append(("raised", f"Error: {error}"))
         except BaseException as error:
             _log.info("the tool %s failed", name, exc_info=True)
             found.append(("raised", f"Error: {type(error).__name__}: {error}".removesuffix(": ")))

@@ -1,7 +1,6 @@
 """A function that the model may call: what the model is told of it, and what runs when it calls."""
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
@@ -9,13 +8,12 @@ from typing import Any, Literal, TypeAlias, get_args
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import ToolDescription
 from gptoss_mlx.json_schema import check_schema
+from gptoss_mlx.tools.namespaces import NAME, OWN_FUNCTIONS, Namespace
 from gptoss_mlx.tools.signatures import read_signature
 
 Policy: TypeAlias = Literal["ask", "always", "never"]
 """Whether a call runs: after somebody agreed, at once, or not at all (which the model is told)."""
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +33,11 @@ class Tool(ToolDescription):
     readers: Mapping[str, Callable[[Any], Any]] | None = field(default=None, kw_only=True, repr=False, compare=False)
     """Parameter -> what makes its value out of JSON; None: the arguments are checked against the schema, and passed as
     they are."""
+    namespace: Namespace = field(default=OWN_FUNCTIONS, kw_only=True)
+    """Where it belongs; the model calls it `namespace.name`."""
 
     def __post_init__(self) -> None:
-        if _NAME.fullmatch(self.name) is None:
+        if NAME.fullmatch(self.name) is None:
             raise UsageError(
                 f"{self.name!r} cannot name a tool; expected letters, digits, _ and -, at most 64, no digit first"
             )
@@ -74,7 +74,7 @@ def make_tool(
     """
     described = getattr(function, "func", function)
     called = name if name is not None else getattr(described, "__name__", type(described).__name__)
-    if _NAME.fullmatch(called) is None:
+    if NAME.fullmatch(called) is None:
         raise UsageError(
             f"the function {function!r} has the name {called!r}; give the tool one: make_tool(f, name=...)"
         )
