@@ -146,7 +146,7 @@ class ToolCall(_Event):
     id: str
     """Unique in the conversation; names the call when the result is given back."""
     name: str
-    """The recipient as the model wrote it, e.g. `functions.get_weather`."""
+    """Full name of the tool, e.g. `functions.get_weather`; where there is none, what the model wrote."""
     arguments: dict[str, Any] | None
     """The arguments read as a JSON object; None if they are none (see `raw`)."""
     raw: str

@@ -19,9 +19,9 @@ from gptoss_mlx.harmony import (
     DeveloperContent,
     Message,
     SystemContent,
-    ToolNamespace,
 )
 from gptoss_mlx.options import Options
+from gptoss_mlx.tools import group_tools
 
 MessageLike: TypeAlias = Message | Mapping[str, Any]
 """A harmony Message, or a dict in OpenAI's form: role, content, and for tools tool_calls / tool_call_id."""
@@ -65,8 +65,7 @@ def developer_message(instructions: str | None, options: Options) -> Message | N
     told = None if options.response_format is None else options.response_format.told
     if instructions is None and not tools and told is None:
         return None
-    namespaces = (ToolNamespace.functions(list(tools)),) if tools else ()
-    return Message.developer(DeveloperContent(instructions, namespaces, told))
+    return Message.developer(DeveloperContent(instructions, group_tools(tools), told))
 
 
 def _add_to_system(message: Message, options: Options) -> Message:
@@ -95,7 +94,7 @@ def _add_to_developer(messages: list[Message], options: Options) -> list[Message
     for index, message in enumerate(messages):
         for item in message.content:
             if isinstance(item, DeveloperContent):
-                if item.has_functions and added.tools:
+                if {namespace.name for namespace in item.tools} & {namespace.name for namespace in added.tools}:
                     raise UsageError(
                         "tools are given both in the developer message and as an option; expected one of the two"
                     )

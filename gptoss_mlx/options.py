@@ -1,24 +1,25 @@
 """What can be chosen for a turn, in one place: the keyword arguments of the API, checked, and their defaults."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from gptoss_mlx.context import OVERFLOWS, Overflow
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription, ToolNamespace
+from gptoss_mlx.harmony.messages import ReasoningEffort, ToolDescription, ToolNamespace
 from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.structured import ResponseFormat, make_response_format
-from gptoss_mlx.tools import ApproveOption, Tool, ToolGroup, ToolLimits, make_tool
+from gptoss_mlx.tools import ApproveOption, Tool, ToolLimits, ToolSource, group_tools, make_tool, short_name
 
 Effort: TypeAlias = Literal["none", "low", "medium", "high"]
 """How long to think before answering. `none` answers at once: the analysis channel is closed empty."""
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
-ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | ToolGroup | Mapping[str, Any]
-"""A tool that the model may call. A function (with type hints and a docstring), a `Tool` or a `Browser` runs by itself.
-A ToolDescription, or a dict in OpenAI's form `{"type": "function", "function": {"name": ..., "description": ...,
+ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | Mapping[str, Any] | ToolSource
+"""A tool that the model may call. A function (with type hints and a docstring) or a `Tool` runs by itself, and so does
+what a `ToolSource` (a `Browser`, an `McpServer`) has when the turn begins. A
+ToolDescription, or a dict in OpenAI's form `{"type": "function", "function": {"name": ..., "description": ...,
 "parameters": JSON schema}}` (or the inner dict alone), is only offered: the caller gives the result."""
 
 ToolChoice: TypeAlias = Literal["auto", "none", "required"] | str
@@ -119,8 +120,9 @@ class Options:
             return ()
         if self.tool_choice == "required":
             return self.tools
-        names = (self.tool_choice, f"{FUNCTIONS}.{self.tool_choice}")
-        return tuple(tool for tool in self.tools if tool.full_name in names)
+        wanted = short_name(self.tool_choice)
+        named = tuple(tool for tool in self.tools if short_name(tool.full_name) == wanted)
+        return named or tuple(tool for tool in self.tools if tool.name == wanted)
 
     @property
     def offered_functions(self) -> tuple[ToolDescription, ...]:
@@ -130,17 +132,10 @@ class Options:
     @property
     def offered_namespaces(self) -> tuple[ToolNamespace, ...]:
         """The offered built-in tools, as the system message describes them."""
-        found: dict[str, ToolNamespace] = {}
-        for tool in self.offered_tools:
-            if isinstance(tool, Tool) and tool.namespace is not None:
-                known = found.get(tool.namespace.name)
-                tools = () if known is None else known.tools
-                described = ToolDescription(tool.name, tool.description, tool.parameters)
-                found[tool.namespace.name] = replace(tool.namespace, tools=(*tools, described))
-        return tuple(found.values())
+        return group_tools([tool for tool in self.offered_tools if is_builtin(tool)])
 
     def _check_tools(self) -> None:
-        names = [short_name(tool) for tool in self.tools]
+        names = [short_name(tool.full_name) for tool in self.tools]
         double = next((name for name in names if names.count(name) > 1), None)
         if double is not None:
             raise UsageError(f"there are two tools of the name {double!r}; expected each name once")
@@ -154,8 +149,8 @@ class Options:
         for tool in self.tools:
             if isinstance(tool, Tool) and tool.policy == "ask" and not callable(self.approve):
                 raise UsageError(
-                    f"the tool {short_name(tool)!r} asks before it runs, and there is nobody to ask; give approve=, a "
-                    "function that decides on a call"
+                    f"the tool {short_name(tool.full_name)!r} asks before it runs, and there is nobody to ask; give "
+                    "approve=, a function that decides on a call"
                 )
 
     @property
@@ -187,19 +182,19 @@ class Options:
 
 def is_builtin(tool: ToolDescription) -> bool:
     """Whether the tool is one that gpt-oss was trained with, and is offered in the system message."""
-    return isinstance(tool, Tool) and tool.namespace is not None
-
-
-def short_name(tool: ToolDescription) -> str:
-    """`get_weather` of a function, `browser.search` of a built-in tool."""
-    return tool.full_name.removeprefix(f"{FUNCTIONS}.")
+    return isinstance(tool, Tool) and tool.namespace.builtin
 
 
 def read_tools(tools: Iterable[ToolLike]) -> tuple[ToolDescription, ...]:
-    """Tools in harmony's form, those of groups one by one. Raises UsageError."""
+    """Tools in harmony's form, those of sources one by one. Raises UsageError."""
+    tools = list(tools)
+    sources = [tool.name for tool in tools if isinstance(tool, ToolSource)]
+    double = next((name for name in sources if sources.count(name) > 1), None)
+    if double is not None:
+        raise UsageError(f"there are two sources of tools called {double!r}; give one of them another name")
     found: list[ToolDescription] = []
     for tool in tools:
-        found += tool.tools if isinstance(tool, ToolGroup) else (read_tool(tool),)
+        found += tool.offered_tools() if isinstance(tool, ToolSource) else [read_tool(tool)]
     return tuple(found)
 
 

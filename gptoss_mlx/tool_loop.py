@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.events import Done, Event, Reply, ToolCall, ToolResult
-from gptoss_mlx.harmony import FUNCTIONS, Message, ToolDescription, tool_result
+from gptoss_mlx.harmony import Message, ToolDescription, tool_result
 from gptoss_mlx.joined_reply import join_replies
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import Options
@@ -196,10 +196,8 @@ class _Loop:
         return [*self.conversation, *self._added]
 
     def _offered(self, name: str) -> ToolDescription | None:
-        """The tool that a call means: its full name, or a function's bare one."""
-        names = (name, f"{FUNCTIONS}.{name}", name.removeprefix(f"{FUNCTIONS}."))
-        offered = self.options.offered_tools
-        return next((tool for each in names for tool in offered if tool.full_name == each), None)
+        """The tool of that full name. Short and misspelt names were mended in the parser."""
+        return next((tool for tool in self.options.offered_tools if tool.full_name == name), None)
 
     def _tool(self, name: str) -> Tool | None:
         """The same, if it runs by itself."""
@@ -236,8 +234,8 @@ class _Loop:
         try:
             arguments = read_call_arguments(call.raw, tool)
         except ArgumentError as error:
-            return _failure(call, self._misfit(tool, str(error)))
-        self._misfits.pop(tool.full_name, None)
+            return _failure(call, self._misfit(tool, call.name, str(error)))
+        self._misfits.pop(call.name, None)
         verdict = self._verdict(tool, call, arguments)
         if verdict is not True:
             reason = f": {verdict}" if isinstance(verdict, str) and verdict else ""
@@ -269,9 +267,9 @@ class _Loop:
         offer = f"The tools are: {names}." if names else "No tools can be called in this turn."
         return f"there is no tool {name}. {offer}"
 
-    def _misfit(self, tool: Tool, faults: str) -> str:
+    def _misfit(self, tool: Tool, name: str, faults: str) -> str:
         """What the model is told of arguments that do not fit: once to write them anew, then to let it be."""
-        count = self._misfits[tool.full_name] = self._misfits.get(tool.full_name, 0) + 1
+        count = self._misfits[name] = self._misfits.get(name, 0) + 1
         if count == 1:
             schema = json.dumps(tool.parameters or {"type": "object", "properties": {}}, ensure_ascii=False)
             return f"the arguments do not fit: {faults}. Call it again with arguments of this schema: {schema}"

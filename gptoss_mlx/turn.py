@@ -51,6 +51,7 @@ from gptoss_mlx.options import Options
 from gptoss_mlx.stop_strings import StopStrings
 from gptoss_mlx.structured import CLOSING_TOKENS, TurnConstraint, TurnForm, schema_grammar
 from gptoss_mlx.tokenizer import Tokenizer
+from gptoss_mlx.tools import short_name
 
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 """The schema of a function that takes none."""
@@ -285,7 +286,9 @@ def _make_constraint(options: Options, tokenizer: Tokenizer) -> TurnConstraint |
     if answer is None and not must_call and not any(tool.strict for tool in options.offered_tools):
         return None
     tools = {
-        tool.full_name: schema_grammar(tool.parameters or _NO_ARGUMENTS, f"the schema of tool {tool.name!r}")
+        tool.full_name: schema_grammar(
+            tool.parameters or _NO_ARGUMENTS, f"the schema of tool {short_name(tool.full_name)!r}"
+        )
         if tool.strict
         else None
         for tool in options.offered_tools

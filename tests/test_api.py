@@ -213,6 +213,7 @@ def test_closing_stops_the_loading_between_two_pieces():
     threading.Timer(0.1, closed.set).start()
     model.close()
     assert len(reported) == 1
+    model.engine._thread.join(30)
     assert not model.engine._thread.is_alive()
 
 

@@ -473,11 +473,20 @@ def test_a_choice_among_tools_that_are_not_there_is_refused(pocket_tokenizer: To
 
 
 def test_an_answer_that_was_stopped_in_a_tool_goes_on_with_a_new_message(pocket_tokenizer: Tokenizer):
-    chat = scripted_chat(pocket_tokenizer, THOUGHT + ROME, ANSWER, tools=[get_weather])
+    stopped = threading.Event()
+
+    def wait_for_weather(city: str) -> str:
+        """The weather, once the caller has stopped the turn."""
+        assert stopped.wait(20)
+        return f"sunny in {city}"
+
+    tool = make_tool(wait_for_weather, name="get_weather")
+    chat = scripted_chat(pocket_tokenizer, THOUGHT + ROME, ANSWER, tools=[tool])
     stream = chat.stream("How is it?")
     for event in stream.events():
         if isinstance(event, ToolCall):
             stream.cancel()
+            stopped.set()
     assert chat.turns[-1].role == "tool"
     before = chat.turns
     reply = chat.continue_answer()

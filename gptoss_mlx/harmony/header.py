@@ -9,7 +9,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from gptoss_mlx.harmony.messages import ANALYSIS, COMMENTARY, FINAL, ROLES, Role, is_tool
+from gptoss_mlx.harmony.messages import ANALYSIS, COMMENTARY, FINAL, FUNCTIONS, ROLES, Role, is_tool
 from gptoss_mlx.harmony.parser_events import Header
 from gptoss_mlx.special_tokens import CHANNEL, CONSTRAIN
 
@@ -132,14 +132,22 @@ class _Reader:
             return
         names = self._tool_names
         if names and recipient not in names and is_tool(recipient):
-            for ending in TYPES:
-                stem = recipient.removesuffix(ending)
-                if stem != recipient and stem in names:
-                    self._faults.append(f"{ending!r} is glued to the tool {stem!r}")
-                    self._type = self._type or ending
-                    recipient = stem
-                    break
+            recipient = self._meant(recipient)
         self._recipient = recipient
+
+    def _meant(self, recipient: str) -> str:
+        """The tool that a recipient, which is none, can only mean; else the recipient as it is."""
+        if (tool := _tool_called(recipient, self._tool_names)) is not None:
+            self._faults.append(f"{recipient!r} stands for the tool {tool!r}")
+            return tool
+        for ending in TYPES:
+            stem = recipient.removesuffix(ending)
+            tool = None if stem == recipient else _tool_called(stem, self._tool_names)
+            if tool is not None:
+                self._faults.append(f"{ending!r} is glued to the tool {tool!r}")
+                self._type = self._type or ending
+                return tool
+        return recipient
 
     def _set_type(self, content_type: str) -> None:
         if self._type is None:
@@ -158,6 +166,16 @@ class _Reader:
             self._faults.append(f"there is no channel, so it is {channel}")
         header = Header(role, self._name, channel, self._recipient, self._type)
         return HeaderReading(header, tuple(self._faults))
+
+
+def _tool_called(word: str, names: Set[str]) -> str | None:
+    """The tool with this full name, or the only one that is called so without its namespace, or as a function."""
+    bare = word.removeprefix(f"{FUNCTIONS}.")
+    for name in (word, f"{FUNCTIONS}.{bare}", bare):
+        if name in names:
+            return name
+    found = [name for name in names if name.rpartition(".")[2] == bare]
+    return found[0] if len(found) == 1 else None
 
 
 def content_start(items: Sequence[Item], opening: Opening, *, at_end: bool = False, cut: bool = False) -> int | None:

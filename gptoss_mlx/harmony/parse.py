@@ -18,7 +18,7 @@ class StreamParser:
     role: the author that the prompt has already begun a message of (`render_for_completion` ends so), or None if the
     stream has whole messages. strict: raise HarmonyError for what openai-harmony's parser refuses, and read everything
     else as it does; without it any stream is read, and `warnings` says what was wrong. tool_names: the tools that
-    exist, as recipients write them ("functions.get_weather"); with them a misspelt call can be mended.
+    exist, as recipients write them ("functions.get_weather"); with them a short or misspelt call can be mended.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ Two stages: pieces first (special tokens, texts, and messages as they were sampl
 vocabulary. Every text is encoded on its own and never becomes a special token, whatever it says.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, assert_never
 
@@ -28,7 +28,7 @@ DropAnalysis: TypeAlias = Literal["finished", "upstream", "keep"]
 """Which reasoning of the past is left out.
 
 finished: all that lies before the last final answer; what follows it (a running tool loop) stays. This is what
-OpenAI's documentation describes. Calls of a developer's functions stay even if the model made them on the analysis
+OpenAI's documentation describes. Calls of a developer's tools stay even if the model made them on the analysis
 channel, since their results stay. upstream: what openai-harmony 0.0.8 does: only when the last assistant message is
 final, and only what lies before the *first* final. keep: nothing.
 """
@@ -185,13 +185,16 @@ def _without_old_analysis(messages: Sequence[Message], drop: DropAnalysis) -> li
         return [m for index, m in enumerate(messages) if index >= before or m.channel != ANALYSIS]
     if drop == "finished":
         before = finals[-1] if finals else 0
-        return [m for i, m in enumerate(messages) if i >= before or m.channel != ANALYSIS or _calls_function(m)]
+        # Results of the tools that gpt-oss was trained with are on the analysis channel, too, and go with their calls.
+        staying = {m.name for m in messages if m.role == "tool" and m.channel != ANALYSIS}
+        return [m for i, m in enumerate(messages) if i >= before or m.channel != ANALYSIS or _stays(m, staying)]
     return list(messages)
 
 
-def _calls_function(message: Message) -> bool:
+def _stays(message: Message, staying: Set[str | None]) -> bool:
+    """Whether a message of the analysis channel is a call that stays: of a function, or of a tool whose results do."""
     name = message.tool_name
-    return name is not None and name.startswith(FUNCTIONS + ".")
+    return name is not None and (name.startswith(FUNCTIONS + ".") or name in staying)
 
 
 def _field_pieces(message: Message, with_functions: bool) -> list[Special | Text]:

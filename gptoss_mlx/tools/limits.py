@@ -22,3 +22,7 @@ class ToolLimits:
         for name in ("rounds", "seconds", "grace_seconds", "result_characters"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} of tool_limits is {getattr(self, name)!r}; expected more than 0")
+
+
+DEFAULT_LIMITS = ToolLimits()
+"""Those of a turn that sets none."""

@@ -1,21 +1,19 @@
 """A function that the model may call: what the model is told of it, and what runs when it calls."""
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import FUNCTIONS, Message, ToolDescription, ToolNamespace
+from gptoss_mlx.harmony import Message, ToolDescription
 from gptoss_mlx.json_schema import check_schema
+from gptoss_mlx.tools.namespaces import NAME, OWN_FUNCTIONS, Namespace
 from gptoss_mlx.tools.signatures import read_signature
 
 Policy: TypeAlias = Literal["ask", "always", "never"]
 """Whether a call runs: after somebody agreed, at once, or not at all (which the model is told)."""
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +33,8 @@ class Tool(ToolDescription):
     readers: Mapping[str, Callable[[Any], Any]] | None = field(default=None, kw_only=True, repr=False, compare=False)
     """Parameter -> what makes its value out of JSON; None: the arguments are checked against the schema, and passed as
     they are."""
-    namespace: ToolNamespace | None = field(default=None, kw_only=True, repr=False)
-    """Of a built-in tool (`harmony.BROWSER`): it is offered in the system message. None: a developer's function."""
+    namespace: Namespace = field(default=OWN_FUNCTIONS, kw_only=True)
+    """Where it belongs; the model calls it `namespace.name`."""
     asks: "Callable[[Mapping[str, Any], Sequence[Message]], bool] | None" = field(
         default=None, kw_only=True, repr=False, compare=False
     )
@@ -51,10 +49,10 @@ class Tool(ToolDescription):
     @property
     def full_name(self) -> str:
         """The name by which the model calls it: `functions.get_weather`, `browser.search`."""
-        return f"{FUNCTIONS if self.namespace is None else self.namespace.name}.{self.name}"
+        return f"{self.namespace.name}.{self.name}"
 
     def __post_init__(self) -> None:
-        if _NAME.fullmatch(self.name) is None:
+        if NAME.fullmatch(self.name) is None:
             raise UsageError(
                 f"{self.name!r} cannot name a tool; expected letters, digits, _ and -, at most 64, no digit first"
             )
@@ -71,18 +69,6 @@ class Tool(ToolDescription):
                     "type object"
                 )
             check_schema(self.parameters, f"the schema of tool {self.name!r}")
-
-
-class ToolGroup:
-    """Tools that belong together and are given as one: `tools=[Browser("notes")]`."""
-
-    name: str
-    """What the group is called."""
-
-    @property
-    def tools(self) -> tuple[Tool, ...]:
-        """The tools."""
-        raise NotImplementedError
 
 
 def make_tool(
@@ -103,7 +89,7 @@ def make_tool(
     """
     described = getattr(function, "func", function)
     called = name if name is not None else getattr(described, "__name__", type(described).__name__)
-    if _NAME.fullmatch(called) is None:
+    if NAME.fullmatch(called) is None:
         raise UsageError(
             f"the function {function!r} has the name {called!r}; give the tool one: make_tool(f, name=...)"
         )
