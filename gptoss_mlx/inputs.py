@@ -6,6 +6,7 @@ instructions, as OpenAI's guide to the format has it.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from gptoss_mlx.errors import UsageError
@@ -18,6 +19,8 @@ from gptoss_mlx.harmony import (
     Message,
     SystemContent,
     ToolNamespace,
+    is_builtin,
+    result_channel,
 )
 from gptoss_mlx.options import Options
 
@@ -39,24 +42,50 @@ def read_conversation(prompt: Prompt, options: Options) -> list[Message]:
         raise UsageError("the conversation is empty; expected at least one message")
     if not any(isinstance(item, SystemContent) for item in messages[0].content) and messages[0].role != "system":
         messages.insert(0, system_message(options))
-    if options.offered_tools or options.response_format is not None:
+    elif options.builtin_tools:
+        messages[0] = _add_to_system(messages[0], options)
+    if options.offered_functions or options.response_format is not None:
         messages = _add_to_developer(messages, options)
     return messages
 
 
 def system_message(options: Options) -> Message:
     """Harmony's system message for these options."""
-    return Message.system(SystemContent(reasoning_effort=options.system_effort, conversation_start_date=options.date))
+    return Message.system(
+        SystemContent(
+            reasoning_effort=options.system_effort,
+            conversation_start_date=options.date,
+            tools=options.builtin_tools,
+        )
+    )
 
 
 def developer_message(instructions: str | None, options: Options) -> Message | None:
     """The developer's instructions, functions and the form of the answer; None when there is nothing to say."""
-    tools = options.offered_tools
+    tools = options.offered_functions
     told = None if options.response_format is None else options.response_format.told
     if instructions is None and not tools and told is None:
         return None
     namespaces = (ToolNamespace.functions(list(tools)),) if tools else ()
     return Message.developer(DeveloperContent(instructions, namespaces, told))
+
+
+def _add_to_system(message: Message, options: Options) -> Message:
+    """The caller's system message with the built-in tools in it."""
+    settings = next((item for item in message.content if isinstance(item, SystemContent)), None)
+    if settings is None:
+        raise UsageError(
+            "a built-in tool stands in the system message, and the first message is a system message of plain text; "
+            "expected one with SystemContent, or none"
+        )
+    names = [namespace.name for namespace in settings.tools]
+    added = tuple(namespace for namespace in options.builtin_tools if namespace.name not in names)
+    return replace(
+        message,
+        content=tuple(
+            replace(settings, tools=(*settings.tools, *added)) if item is settings else item for item in message.content
+        ),
+    )
 
 
 def _add_to_developer(messages: list[Message], options: Options) -> list[Message]:
@@ -112,7 +141,7 @@ def _read_dict(entry: Mapping[str, Any], where: str, names: dict[str, str]) -> l
                 raise UsageError(
                     f"{where} is a tool's result for no known call; expected tool_call_id of an earlier call, or name"
                 )
-            return [Message.tool(name, text)]
+            return [Message.tool(name, text, channel=result_channel(name))]
     raise UsageError(f"{where} has the role {role!r}; expected system, developer, user, assistant or tool")
 
 
@@ -136,14 +165,15 @@ def _read_assistant(entry: Mapping[str, Any], text: str, where: str, names: dict
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
         names[str(call.get("id"))] = name
-        messages.append(Message.assistant(arguments, channel=COMMENTARY, recipient=name, content_type=_JSON))
+        channel, content_type = (ANALYSIS, "code") if is_builtin(name) else (COMMENTARY, _JSON)
+        messages.append(Message.assistant(arguments, channel=channel, recipient=name, content_type=content_type))
     return messages
 
 
 def _full_name(name: Any) -> str | None:
     if not isinstance(name, str) or not name:
         return None
-    return name if "." in name or name in ("python", "browser") else f"{FUNCTIONS}.{name}"
+    return name if "." in name or is_builtin(name) else f"{FUNCTIONS}.{name}"
 
 
 def _read_content(content: Any, where: str) -> str:

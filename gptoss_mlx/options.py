@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from gptoss_mlx.context import OVERFLOWS, Overflow
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription
+from gptoss_mlx.harmony.messages import FUNCTIONS, ReasoningEffort, ToolDescription, ToolNamespace, is_builtin
 from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.structured import ResponseFormat, make_response_format
@@ -106,6 +106,16 @@ class Options:
     def offered_tools(self) -> tuple[ToolDescription, ...]:
         """The tools that the model is told of."""
         return () if self.tool_choice == "none" else self.tools
+
+    @property
+    def offered_functions(self) -> tuple[ToolDescription, ...]:
+        """Those of them that the developer message describes."""
+        return tuple(tool for tool in self.offered_tools if not is_builtin(tool.recipient))
+
+    @property
+    def builtin_tools(self) -> tuple[ToolNamespace, ...]:
+        """Those of them that the system message describes, as it does."""
+        return tuple(tool.builtin for tool in self.offered_tools if isinstance(tool, Tool) and tool.builtin is not None)
 
     @property
     def runs_tools(self) -> bool:

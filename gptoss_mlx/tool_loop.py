@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from gptoss_mlx.engine import Engine, Job, Ticket
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.events import Done, Event, Reply, ToolCall, ToolResult
-from gptoss_mlx.harmony import FUNCTIONS, Message
+from gptoss_mlx.harmony import Message, result_channel
 from gptoss_mlx.joined_reply import join_replies
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import Options
@@ -31,6 +31,7 @@ from gptoss_mlx.tools import (
     ApprovalRequest,
     ArgumentError,
     Tool,
+    ToolSessions,
     Verdict,
     cut_middle,
     read_call_arguments,
@@ -55,11 +56,13 @@ def open_turn(
     pool: KVPool | None = None,
     call_number: int = 1,
     said: Sequence[Message] = (),
+    sessions: ToolSessions | None = None,
     commit: Commit = lambda added: None,
 ) -> Stream:
     """The stream of the next turn of `conversation`, whose answer begins with what was `said` of it.
 
-    What `pool` holds of the prompts is not read again. `call_number` is the number of its first tool call. `commit` is
+    What `pool` holds of the prompts is not read again. `call_number` is the number of its first tool call. `sessions`
+    hold what its tools keep between calls; None: they end with the turn. `commit` is
     called before the last event of each round, and when results of tools are there. Raises ContextOverflow before any
     work.
     """
@@ -73,7 +76,7 @@ def open_turn(
             return run_turn(model, ticket, first, pool=pool, commit=keep)
 
         return Stream(engine.stream(work))
-    loop = _Loop(engine, tokenizer, conversation, options, context_limit, pool, call_number, commit, first)
+    loop = _Loop(engine, tokenizer, conversation, options, context_limit, pool, call_number, commit, first, sessions)
     threading.Thread(target=loop.run, name="gptoss-tools", daemon=True).start()
     return Stream(loop.job, options.approve if callable(options.approve) else None)
 
@@ -115,6 +118,7 @@ class _Loop:
     call_number: int
     commit: Commit
     next_turn: Turn
+    sessions: ToolSessions | None
     job: Job[Event | ApprovalRequest] = field(default_factory=Job)
     _added: list[Message] = field(default_factory=list)
     _replies: list[Reply] = field(default_factory=list)
@@ -123,12 +127,20 @@ class _Loop:
     """Tool -> calls of it in a row whose arguments did not fit."""
     _context: contextvars.Context = field(default_factory=contextvars.copy_context)
     """The caller's context variables, which the tools see."""
+    _own_sessions: ToolSessions = field(default_factory=ToolSessions)
+    """For a turn that belongs to no conversation."""
+
+    def __post_init__(self) -> None:
+        self.engine.closes(self._own_sessions)
 
     def run(self) -> None:
         """Takes rounds until the model has answered; every event of theirs goes to the reader, and one Done."""
         try:
-            while self._round() and self._answer_calls():
-                self._prepare_next()
+            try:
+                while self._round() and self._answer_calls():
+                    self._prepare_next()
+            finally:
+                self._own_sessions.close()
             self.job.put(Done(join_replies(self._replies, self._results)))
         except BaseException as error:
             self.job.end(error)
@@ -165,7 +177,7 @@ class _Loop:
                 continue
             result = self._answer(call)
             self._results.append(result)
-            self._add([Message.tool(call.name, result.content)])
+            self._add([Message.tool(call.name, result.content, channel=result_channel(call.name, self._channel(call)))])
             self.job.put(result)
         if self.job.ticket.cancelled():
             self._replies[-1] = replace(self._replies[-1], finish_reason="cancelled")
@@ -191,14 +203,34 @@ class _Loop:
 
     def _tool(self, name: str) -> Tool | None:
         """The tool that a call means: its full name, or its bare one."""
-        bare = name.removeprefix(f"{FUNCTIONS}.")
-        found = (tool for tool in self.options.offered_tools if tool.name == bare)
+        found = (tool for tool in self.options.offered_tools if name in (tool.recipient, tool.name))
         return next((tool for tool in found if isinstance(tool, Tool)), None)
 
     def _is_the_callers(self, call: ToolCall) -> bool:
         """Whether the call is for a tool whose result the caller gives."""
-        bare = call.name.removeprefix(f"{FUNCTIONS}.")
-        return any(tool.name == bare and not isinstance(tool, Tool) for tool in self.options.offered_tools)
+        return any(
+            call.name in (tool.recipient, tool.name) and not isinstance(tool, Tool)
+            for tool in self.options.offered_tools
+        )
+
+    def _channel(self, call: ToolCall) -> str | None:
+        """Where the call was made."""
+        calls = (message for message in reversed(self._added) if message.tool_name == call.name)
+        return next((message.channel for message in calls), None)
+
+    def _earlier(self, call: ToolCall) -> list[str]:
+        """What the model wrote in the conversation's calls of the same tool that ran before this one."""
+        messages = [*self.conversation, *self._added]
+        waiting: list[str] = []
+        ran: list[str] = []
+        for message in messages:
+            if message.tool_name == call.name:
+                waiting.append(message.text)
+            elif message.role == "tool" and message.name == call.name and waiting:
+                text = waiting.pop(0)
+                if not message.text.startswith(_NOT_RUN):
+                    ran.append(text)
+        return ran
 
     def _answer(self, call: ToolCall) -> ToolResult:
         """The result of one call, or why there is none."""
@@ -222,8 +254,9 @@ class _Loop:
             reason = f": {verdict}" if isinstance(verdict, str) and verdict else ""
             return _failure(call, f"the call was refused{reason}. The tool did not run.")
         limits = self.options.tool_limits
+        sessions = self._own_sessions if self.sessions is None else self.sessions
         outcome = run_call(
-            tool,
+            sessions.bound(tool, self._earlier(call)),
             call.name,
             arguments,
             seconds=limits.seconds if tool.max_seconds is None else tool.max_seconds,
@@ -235,7 +268,7 @@ class _Loop:
         return ToolResult(call.id, call.name, text, failed=outcome.ending != "returned", seconds=outcome.seconds)
 
     def _unknown(self, name: str) -> str:
-        names = ", ".join(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
+        names = ", ".join(tool.recipient for tool in self.options.offered_tools)
         offer = f"The tools are: {names}." if names else "No tools can be called in this turn."
         return f"there is no tool {name}. {offer}"
 
@@ -256,6 +289,15 @@ class _Loop:
         request = ApprovalRequest(call)
         self.job.put(request)
         return request.verdict if request.wait(self.job.ticket.cancelled) else "the user stopped the turn"
+
+
+_NOT_RUN = (
+    "Error: the call was refused",
+    "Error: the user stopped this call before it ran",
+    "Error: no more calls are possible",
+    "Error: the arguments do not fit",
+)
+"""How the results of calls begin whose tool was not run."""
 
 
 def _failure(call: ToolCall, text: str) -> ToolResult:

@@ -34,7 +34,6 @@ from gptoss_mlx.harmony import (
     ANALYSIS,
     COMMENTARY,
     FINAL,
-    FUNCTIONS,
     ContentDelta,
     MarkupSkipped,
     Message,
@@ -43,6 +42,7 @@ from gptoss_mlx.harmony import (
     ParserEvent,
     StreamParser,
     StreamWarning,
+    is_builtin,
     render_for_completion,
     render_message,
 )
@@ -83,8 +83,8 @@ class Turn:
 
     @property
     def tool_names(self) -> frozenset[str]:
-        """Full names of the functions on offer."""
-        return frozenset(f"{FUNCTIONS}.{tool.name}" for tool in self.options.offered_tools)
+        """Full names of the tools on offer."""
+        return frozenset(tool.recipient for tool in self.options.offered_tools)
 
 
 def prepare_turn(
@@ -296,6 +296,7 @@ def _make_constraint(options: Options, tokenizer: Tokenizer) -> TurnConstraint |
         answer_is_json=answer is not None and answer.is_json,
         tools=tools,
         must_call=must_call,
+        builtin=frozenset(tool.name for tool in options.offered_tools if is_builtin(tool.recipient)),
     )
     return TurnConstraint(form, tokenizer)
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
         TextContent,
         ToolDescription,
         ToolNamespace,
+        is_builtin,
         is_tool,
+        result_channel,
     )
     from gptoss_mlx.harmony.parse import StreamParser, parse_tokens
     from gptoss_mlx.harmony.parser_events import (
@@ -76,7 +78,9 @@ _HOMES = {
         "TextContent",
         "ToolDescription",
         "ToolNamespace",
+        "is_builtin",
         "is_tool",
+        "result_channel",
     ),
     "gptoss_mlx.harmony.parse": ("StreamParser", "parse_tokens"),
     "gptoss_mlx.harmony.parser_events": (
@@ -144,6 +148,7 @@ __all__ = [
     "ToolNamespace",
     "encode_pieces",
     "event_text",
+    "is_builtin",
     "is_tool",
     "message_pieces",
     "parse_tokens",
@@ -153,6 +158,7 @@ __all__ = [
     "render_message",
     "render_pieces",
     "render_text",
+    "result_channel",
 ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from gptoss_mlx.harmony.messages import ANALYSIS, COMMENTARY, FINAL, ROLES, Role, is_tool
+from gptoss_mlx.harmony.messages import ANALYSIS, COMMENTARY, FINAL, FUNCTIONS, ROLES, Role, is_tool
 from gptoss_mlx.harmony.parser_events import Header
 from gptoss_mlx.special_tokens import CHANNEL, CONSTRAIN
 
@@ -139,6 +139,12 @@ class _Reader:
                     self._type = self._type or ending
                     recipient = stem
                     break
+            # A built-in tool is called by its name alone.
+            if recipient not in names:
+                bare = recipient.removeprefix(f"{FUNCTIONS}.").partition(".")[0]
+                if bare in names:
+                    self._faults.append(f"the tool {bare!r} is called {recipient!r}")
+                    recipient = bare
         self._recipient = recipient
 
     def _set_type(self, content_type: str) -> None:

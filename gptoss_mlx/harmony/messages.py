@@ -42,6 +42,11 @@ class ToolDescription:
     strict: bool = False
     """Whether the model is held to the schema while it writes the arguments."""
 
+    @property
+    def recipient(self) -> str:
+        """Whom a call of it is sent to."""
+        return f"{FUNCTIONS}.{self.name}"
+
     def to_dict(self) -> dict[str, Any]:
         """The tool as JSON."""
         out: dict[str, Any] = {"name": self.name, "description": self.description}
@@ -211,7 +216,8 @@ class Message:
     def tool(
         cls, name: str, text: str, *, channel: str | None = COMMENTARY, recipient: str | None = "assistant"
     ) -> Self:
-        """The result of the tool `name` (such as "functions.get_weather"), on the channel where it was called."""
+        """The result of the tool `name` (such as "functions.get_weather"), on the channel where it was called
+        (`result_channel`)."""
         return cls("tool", (TextContent(text),), name=name, recipient=recipient, channel=channel)
 
     @property
@@ -265,6 +271,19 @@ NOT_TOOLS = frozenset(("all", "assistant", "user"))
 def is_tool(recipient: str | None) -> bool:
     """Whether a message to this recipient is a tool call."""
     return bool(recipient) and recipient not in NOT_TOOLS
+
+
+def is_builtin(recipient: str) -> bool:
+    """Whether a recipient is one of the tools that gpt-oss was trained with (builtin_tools.py)."""
+    return recipient.partition(".")[0] in ("browser", "python")
+
+
+def result_channel(name: str, called_on: str | None = None) -> str:
+    """The channel of a tool's result: commentary for functions, for built-in tools the one they were called on.
+
+    That is analysis, where nobody knows.
+    """
+    return (called_on or ANALYSIS) if is_builtin(name) else COMMENTARY
 
 
 def _refuse_double_namespaces(tools: tuple[ToolNamespace, ...]) -> None:

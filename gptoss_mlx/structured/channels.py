@@ -49,6 +49,8 @@ class TurnForm:
     """Functions on offer -> grammar of their arguments, None: any text."""
     must_call: frozenset[str] = frozenset()
     """Functions of which one has to be called, after at most one analysis; empty: the model is free."""
+    builtin: frozenset[str] = frozenset()
+    """Those of `tools` that are called by their name alone, with code, within the analysis."""
 
 
 class TurnConstraint:
@@ -188,10 +190,12 @@ class TurnConstraint:
             if form.tools:
                 self._plant(root, self._header(COMMENTARY), "commentary")
         for name in form.must_call or form.tools:
-            recipient = encode(f" to={FUNCTIONS}.{name}")
-            for content_type in (json_type, ()):
-                self._plant(root, (*recipient, *self._header(COMMENTARY, content_type)), "call", name)
-                self._plant(root, self._header(COMMENTARY, (*recipient, *content_type)), "call", name)
+            builtin = name in form.builtin
+            recipient = encode(f" to={name}" if builtin else f" to={FUNCTIONS}.{name}")
+            channel = ANALYSIS if builtin else COMMENTARY
+            for content_type in (tuple(encode(" code")) if builtin else json_type, ()):
+                self._plant(root, (*recipient, *self._header(channel, content_type)), "call", name)
+                self._plant(root, self._header(channel, (*recipient, *content_type)), "call", name)
         return root
 
     def _header(self, channel: str, more: Sequence[int] = ()) -> tuple[int, ...]:

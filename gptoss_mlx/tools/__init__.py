@@ -11,7 +11,8 @@ from gptoss_mlx.tools.arguments import ArgumentError, read_call_arguments
 from gptoss_mlx.tools.limits import ToolLimits
 from gptoss_mlx.tools.results import cut_middle, result_text
 from gptoss_mlx.tools.running import Outcome, RunningCall, current_call, run_call
-from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, make_tool
+from gptoss_mlx.tools.sessions import ToolSessions
+from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, ToolSession, make_tool
 
 __all__ = [
     "POLICIES",
@@ -24,6 +25,8 @@ __all__ = [
     "RunningCall",
     "Tool",
     "ToolLimits",
+    "ToolSession",
+    "ToolSessions",
     "Verdict",
     "current_call",
     "cut_middle",

@@ -2,12 +2,12 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import ToolDescription
+from gptoss_mlx.harmony import FUNCTIONS, ToolDescription, ToolNamespace
 from gptoss_mlx.json_schema import check_schema
 from gptoss_mlx.tools.signatures import read_signature
 
@@ -16,6 +16,19 @@ Policy: TypeAlias = Literal["ask", "always", "never"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+class ToolSession(Protocol):
+    """What a tool keeps between its calls in one conversation."""
+
+    def __call__(self, arguments: dict[str, Any], earlier: Sequence[str]) -> Any:
+        """The result of a call. `earlier`: what the model wrote in the conversation's calls of it before, the oldest
+        first, in whatever session they ran."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it keeps, stopping a call that runs. A later call begins anew."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +45,20 @@ class Tool(ToolDescription):
     """None: what the option `approve` of the turn says."""
     max_seconds: float | None = field(default=None, kw_only=True)
     """How long a call may take; None: the turn's `tool_limits`."""
+    builtin: ToolNamespace | None = field(default=None, kw_only=True, repr=False)
+    """What the system message says of it, where it is one of those that gpt-oss was trained with; it is called by its
+    name alone then. None: a function, which the developer message describes."""
+    read: Callable[[str], dict[str, Any]] | None = field(default=None, kw_only=True, repr=False)
+    """Makes the arguments out of what the model wrote, where that is no JSON."""
+    begin: Callable[[], "ToolSession"] | None = field(default=None, kw_only=True, repr=False)
+    """Begins what the tool keeps between its calls in one conversation; its calls go there, and not to `function`."""
     readers: Mapping[str, Callable[[Any], Any]] | None = field(default=None, kw_only=True, repr=False, compare=False)
     """Parameter -> what makes its value out of JSON; None: the arguments are checked against the schema, and passed as
     they are."""
+
+    @property
+    def recipient(self) -> str:
+        return f"{FUNCTIONS}.{self.name}" if self.builtin is None else self.name
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:
