@@ -73,9 +73,11 @@ class Keeper:
         self._began = self._looked = 0.0
         self._cpu_before = 0.0
         self._output = bytearray()
-        self._output_open = True
+        self._output_open = self._done_open = True
         self._stopping: tuple[Ending, float] | None = None
         """Why the cell has to stop, and until when it may."""
+        self._again: float | None = None
+        """When it is interrupted once more."""
 
     def serve(self) -> None:
         """Takes messages until they end, or the worker does."""
@@ -89,7 +91,9 @@ class Keeper:
             return
         while self._cage is not None and self._status is None and os.getppid() == self._parent:
             # An end that nobody writes to any more would be ready for ever.
-            ends = [0, self._done_end, *([self._output_end] if self._output_open else [])]
+            ends = [0]
+            ends += [self._done_end] if self._done_open else []
+            ends += [self._output_end] if self._output_open else []
             ready, _, _ = select.select(
                 ends, [self._cells_end] if self._unsent else [], [], LOOK_SECONDS / 2 if self._running else IDLE_SECONDS
             )
@@ -186,23 +190,27 @@ class Keeper:
         said = os.read(self._done_end, 64)
         if self._running and said == struct.pack("=I", self._number):
             self._finish(self._stopping[0] if self._stopping else "done")
+        elif said:
+            self._kill("broken")
         else:
-            self._kill("ended" if not said else "broken")
+            # It ends, which is seen soon; or it closed what it answers by, and goes on.
+            self._done_open = False
+            self._stopping, self._again = ("broken", time.monotonic() + INTERRUPT_SECONDS), None
 
     def _look(self) -> None:
         """Keeps the limits."""
         cage, now = self._cage, time.monotonic()
-        if cage is None or self._ended() or not self._running:
+        if cage is None or self._ended():
             return
-        if self._stopping is not None:
-            if now >= self._stopping[1]:
-                self._kill(self._stopping[0])
-            else:
-                # It may not have begun when it was interrupted first.
-                self._signal(signal.SIGINT)
-        elif now - self._began >= self._limits["seconds"]:
+        if self._stopping is not None and now >= self._stopping[1]:
+            self._kill(self._stopping[0])
+        elif self._stopping is not None and self._again is not None and now >= self._again:
+            # It may not have begun when it was interrupted first.
+            self._again = None
+            self._signal(signal.SIGINT)
+        elif self._running and self._stopping is None and now - self._began >= self._limits["seconds"]:
             self._stop("seconds")
-        elif now - self._looked >= LOOK_SECONDS:
+        elif self._running and now - self._looked >= LOOK_SECONDS:
             self._looked = now
             taken = cage.measure()
             if taken.memory_bytes > self._limits["memory_bytes"]:
@@ -210,10 +218,10 @@ class Keeper:
                 self._kill("memory_bytes")
             elif taken.tasks > 2 * self._limits["processes"]:
                 self._kill("processes")
-            elif taken.cpu_seconds - self._cpu_before > self._limits["cpu_seconds"]:
-                self._stop("cpu_seconds")
             elif taken.scratch_bytes > self._limits["scratch_bytes"]:
                 self._kill("scratch_bytes")
+            elif taken.cpu_seconds - self._cpu_before > self._limits["cpu_seconds"]:
+                self._stop("cpu_seconds")
 
     def _ended(self) -> bool:
         """Whether the worker has ended; then the cell has, too."""
@@ -231,7 +239,8 @@ class Keeper:
     def _stop(self, why: Ending) -> None:
         """Interrupts the cell; what it has not ended by then is killed."""
         if self._stopping is None:
-            self._stopping = (why, time.monotonic() + INTERRUPT_SECONDS)
+            now = time.monotonic()
+            self._stopping, self._again = (why, now + INTERRUPT_SECONDS), now + INTERRUPT_SECONDS / 2
             self._signal(signal.SIGINT)
 
     def _kill(self, why: Ending) -> None:
@@ -251,7 +260,7 @@ class Keeper:
             self._signal(signal.SIGSTOP)
             ended = self._end_leftovers()
         self._take_output()
-        self._running = False
+        self._running, self._stopping = False, None
         del self._output[self._limits["output_bytes"] :]
         _say(
             {

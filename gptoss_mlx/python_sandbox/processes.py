@@ -73,8 +73,14 @@ def _numbers() -> Iterator[int]:
 
 
 def _proportional_bytes(number: int, otherwise: int) -> int:
-    with contextlib.suppress(OSError), open(f"/proc/{number}/smaps_rollup", "rb") as file:
-        for line in file:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
-    return otherwise
+    try:
+        with open(f"/proc/{number}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except PermissionError:
+        return otherwise
+    except OSError:
+        pass
+    # It has ended meanwhile.
+    return 0
