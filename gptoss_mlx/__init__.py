@@ -26,6 +26,7 @@ from gptoss_mlx.errors import (
     ModelNotFound,
     NotEnoughDisk,
     NotEnoughMemory,
+    SandboxError,
     StoreError,
     TokenizerError,
     UsageError,
@@ -61,8 +62,10 @@ if TYPE_CHECKING:
     from gptoss_mlx.memory_limits import MemoryReport
     from gptoss_mlx.models import ListedModel, find_model, list_models, remove_model
     from gptoss_mlx.published_fit import published_fit
+    from gptoss_mlx.python_sandbox.limits import PythonLimits
+    from gptoss_mlx.python_sandbox.tool import make_python_tool
     from gptoss_mlx.stream import Stream
-    from gptoss_mlx.tools import RunningCall, Tool, ToolLimits, current_call, make_tool
+    from gptoss_mlx.tools import RunningCall, Tool, ToolLimits, ToolSessions, current_call, make_tool
 
 __version__ = "0.1.0"
 
@@ -98,8 +101,10 @@ _HOMES = {
     "gptoss_mlx.memory_limits": ("MemoryReport",),
     "gptoss_mlx.models": ("ListedModel", "find_model", "list_models", "remove_model"),
     "gptoss_mlx.published_fit": ("published_fit",),
+    "gptoss_mlx.python_sandbox.limits": ("PythonLimits",),
+    "gptoss_mlx.python_sandbox.tool": ("make_python_tool",),
     "gptoss_mlx.stream": ("Stream",),
-    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolLimits", "current_call", "make_tool"),
+    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolLimits", "ToolSessions", "current_call", "make_tool"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -135,8 +140,10 @@ __all__ = [
     "NotEnoughMemory",
     "ParseWarning",
     "PromptProgress",
+    "PythonLimits",
     "Reply",
     "RunningCall",
+    "SandboxError",
     "Stats",
     "StoreError",
     "StoredKV",
@@ -148,6 +155,7 @@ __all__ = [
     "ToolDescription",
     "ToolLimits",
     "ToolResult",
+    "ToolSessions",
     "TurnsDropped",
     "UsageError",
     "VerifyReport",
@@ -159,6 +167,7 @@ __all__ = [
     "find_model",
     "list_models",
     "load",
+    "make_python_tool",
     "make_tool",
     "published_fit",
     "remove_model",

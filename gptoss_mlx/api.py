@@ -46,6 +46,7 @@ from gptoss_mlx.options import OptionArguments, Options
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tool_loop import open_turn
+from gptoss_mlx.tools import ToolSessions
 from gptoss_mlx.turn import Turn, prepare_turn
 from gptoss_mlx.weights import needs_of
 
@@ -257,16 +258,18 @@ class GptOss:
         system: str | None = None,
         developer: str | None = None,
         turns: Sequence[Message] = (),
+        sessions: ToolSessions | None = None,
         **defaults: Unpack[OptionArguments],
     ) -> Chat:
         """A conversation that remembers. `system` or `developer` are instructions for the model; `defaults` hold for
-        every turn. `turns` is what was said before, to go on from there (`Chat.turns` of another chat).
+        every turn. `turns` is what was said before, to go on from there (`Chat.turns` of another chat);
+        `sessions` what tools keep between calls (by itself, the chat's own).
 
         `date` (YYYY-MM-DD; default: today) stays what it is for the whole conversation.
         """
         merged: OptionArguments = {**self.defaults, **defaults}
         merged.setdefault("date", today())
-        return Chat(self, system=system, developer=developer, defaults=merged, turns=turns)
+        return Chat(self, system=system, developer=developer, defaults=merged, turns=turns, sessions=sessions)
 
     # What was read of a conversation, for another day
 

@@ -19,13 +19,14 @@ from gptoss_mlx.chat_file import SavedChat, chat_values, read_chat_file
 from gptoss_mlx.engine import Engine
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import Reply, ToolCall
-from gptoss_mlx.harmony import Message, render_text, tool_result
+from gptoss_mlx.harmony import Message, is_builtin, render_text, tool_result
 from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.kv_pool import KVPool
-from gptoss_mlx.options import OptionArguments, Options, is_builtin, read_tools
+from gptoss_mlx.options import OptionArguments, Options, read_tools
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tool_loop import open_turn
+from gptoss_mlx.tools import ToolSessions
 from gptoss_mlx.transcript import render_transcript
 from gptoss_mlx.turn import Turn, prepare_turn, read_arguments
 from gptoss_mlx.whole_file import write_whole
@@ -62,12 +63,14 @@ class Chat:
         developer: str | None = None,
         defaults: OptionArguments | None = None,
         turns: Sequence[Message] = (),
+        sessions: ToolSessions | None = None,
     ) -> None:
         """`system` is a word for `developer`: both are instructions of the developer (harmony's own system message
         holds settings).
 
         `defaults` are options for every turn; a turn's own go over them. `turns` is what was said before: messages of
-        user, assistant and tools. Raises UsageError for a wrong one.
+        user, assistant and tools. `sessions` hold what tools keep between their calls, and are the caller's to close;
+        by itself a chat has its own, which end with it. Raises UsageError for a wrong one.
         """
         if system is not None and developer is not None:
             raise UsageError(
@@ -87,6 +90,7 @@ class Chat:
                     "settings are options, instructions are `developer`"
                 )
         self._turns: list[Message] = list(turns)
+        self._sessions = self._own_sessions() if sessions is None else sessions
         self._running: Stream | None = None
 
     # What it holds
@@ -237,9 +241,10 @@ class Chat:
         return text
 
     def clear(self) -> None:
-        """Forgets all turns; settings stay."""
+        """Forgets all turns, and what tools kept; settings stay."""
         self._settle()
         self._turns = []
+        self._sessions.close()
 
     def fork(self) -> "Chat":
         """A second chat with the same past; the two go their own ways from here."""
@@ -247,6 +252,8 @@ class Chat:
         other = copy.copy(self)
         other._turns = list(self._turns)
         other.defaults = copy.copy(self.defaults)
+        # What tools keep cannot be had twice: there it begins anew, which the model is told.
+        other._sessions = other._own_sessions()
         other._running = None
         return other
 
@@ -254,18 +261,23 @@ class Chat:
         """Stops the running turn, if any, and waits until what it said is kept."""
         self._settle()
 
+    def close(self) -> None:
+        """Stops the running turn, and ends what tools keep (an interpreter). The chat can go on; they begin anew."""
+        self._settle()
+        self._sessions.close()
+
     # Keeping it
 
     def to_dict(self) -> dict[str, Any]:
-        """The chat as JSON values; `from_dict` reads it back. Of tools it keeps what the model is told, not what runs:
-        give the functions (and a `Browser`) again when you go on (`defaults["tools"]`)."""
+        """The chat as JSON values; `from_dict` reads it back. Of functions it keeps what the model is told, not what
+        runs: give the functions (and built-in tools) again when you go on (`defaults["tools"]`)."""
         return chat_values(
             self._turns,
             model=self._host.name,
             vocab_size=self._host.tokenizer.vocab_size,
             instructions=self.instructions,
             options={key: value for key, value in self.defaults.items() if key not in _NOT_SAVED},
-            tools=[tool for tool in read_tools(self.defaults.get("tools", ())) if not is_builtin(tool)],
+            tools=[tool for tool in read_tools(self.defaults.get("tools", ())) if not is_builtin(tool.full_name)],
         )
 
     @classmethod
@@ -352,6 +364,7 @@ class Chat:
             pool=self._host.kv_pool,
             call_number=sum(message.tool_name is not None for message in base) + 1,
             said=said,
+            sessions=self._sessions,
             commit=commit,
         )
         return self._running
@@ -366,6 +379,12 @@ class Chat:
             call_number=sum(message.tool_name is not None for message in turns) + 1,
             said=said,
         )
+
+    def _own_sessions(self) -> ToolSessions:
+        """What tools keep, ended with the engine too."""
+        sessions = ToolSessions()
+        self._host.engine.closes(sessions)
+        return sessions
 
     def _settle(self) -> None:
         """Ends the running turn, so that the chat's messages stand still."""

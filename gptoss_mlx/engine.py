@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from gptoss_mlx.errors import EngineClosed, EngineError, NotEnoughMemory
 from gptoss_mlx.model import Model
@@ -147,6 +147,12 @@ class Job(Generic[T]):
             wake()
 
 
+class Closable(Protocol):
+    """What can be closed, on any thread."""
+
+    def close(self) -> None: ...
+
+
 _Work = Callable[[Model], None]
 _Entry = tuple[_Work, Job[Any]] | None
 _live: "weakref.WeakSet[Engine]" = weakref.WeakSet()
@@ -166,6 +172,7 @@ class Engine:
         self._queue: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._jobs: weakref.WeakSet[Job[Any]] = weakref.WeakSet()
+        self._dependents: weakref.WeakSet[Closable] = weakref.WeakSet()
         self._closed = False
         self._loaded: Job[None] = Job()
         self._residence = Residence(load, idle_unload_seconds)
@@ -205,6 +212,10 @@ class Engine:
         For whoever keeps caches that can be made again.
         """
         self._residence.when_short(drop)
+
+    def closes(self, dependent: Closable) -> None:
+        """Has `dependent` closed when this is; it is not kept alive for that."""
+        self._dependents.add(dependent)
 
     def call(self, function: Callable[[Model, Ticket], T]) -> T:
         """Runs `function(model, ticket)` on the engine thread and waits for its result.
@@ -259,6 +270,8 @@ class Engine:
                 for job in self._jobs:
                     job.cancel()
                 self._finalizer()
+        for dependent in list(self._dependents):
+            dependent.close()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 

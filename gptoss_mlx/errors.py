@@ -10,6 +10,7 @@
     ├── ContextOverflow          the conversation does not fit the context length
     ├── NotEnoughMemory          the model or the request does not fit this machine
     ├── NotEnoughDisk            the files do not fit this disk
+    ├── SandboxError             there is nothing here to run a model's code in safely
     ├── StoreError               the file of conversations is of another kind, or cannot be read
     ├── DownloadError            the hub or the network failed
     │   └── ChecksumError        a file arrived with the wrong bytes
@@ -33,6 +34,7 @@ __all__ = [
     "ModelNotFound",
     "NotEnoughDisk",
     "NotEnoughMemory",
+    "SandboxError",
     "StoreError",
     "TokenizerError",
     "UsageError",
@@ -89,6 +91,10 @@ class NotEnoughMemory(GptOssError):
 
 class NotEnoughDisk(GptOssError):
     """The files do not fit the free space of this disk."""
+
+
+class SandboxError(GptOssError):
+    """The code of a model cannot be run in a sandbox on this machine."""
 
 
 class StoreError(GptOssError):

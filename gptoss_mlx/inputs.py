@@ -12,13 +12,14 @@ from typing import Any, TypeAlias
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import (
     ANALYSIS,
-    BUILTIN_NAMESPACES,
     COMMENTARY,
     FINAL,
     FUNCTIONS,
     DeveloperContent,
     Message,
     SystemContent,
+    is_builtin,
+    tool_result,
 )
 from gptoss_mlx.options import Options
 from gptoss_mlx.tools import group_tools
@@ -139,7 +140,7 @@ def _read_dict(entry: Mapping[str, Any], where: str, names: dict[str, str]) -> l
                 raise UsageError(
                     f"{where} is a tool's result for no known call; expected tool_call_id of an earlier call, or name"
                 )
-            return [Message.tool(name, text)]
+            return [tool_result((), name, text)]
     raise UsageError(f"{where} has the role {role!r}; expected system, developer, user, assistant or tool")
 
 
@@ -163,14 +164,15 @@ def _read_assistant(entry: Mapping[str, Any], text: str, where: str, names: dict
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
         names[str(call.get("id"))] = name
-        messages.append(Message.assistant(arguments, channel=COMMENTARY, recipient=name, content_type=_JSON))
+        channel, content_type = (ANALYSIS, "code") if is_builtin(name) else (COMMENTARY, _JSON)
+        messages.append(Message.assistant(arguments, channel=channel, recipient=name, content_type=content_type))
     return messages
 
 
 def _full_name(name: Any) -> str | None:
     if not isinstance(name, str) or not name:
         return None
-    return name if "." in name or name in BUILTIN_NAMESPACES else f"{FUNCTIONS}.{name}"
+    return name if "." in name or is_builtin(name) else f"{FUNCTIONS}.{name}"
 
 
 def _read_content(content: Any, where: str) -> str:

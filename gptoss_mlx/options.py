@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from gptoss_mlx.context import OVERFLOWS, Overflow
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony.messages import ReasoningEffort, ToolDescription, ToolNamespace
+from gptoss_mlx.harmony.messages import ReasoningEffort, ToolDescription, ToolNamespace, is_builtin
 from gptoss_mlx.memory import PREFILL_CHUNK_TOKENS
 from gptoss_mlx.sampling import Sampling
 from gptoss_mlx.structured import ResponseFormat, make_response_format
@@ -127,12 +127,12 @@ class Options:
     @property
     def offered_functions(self) -> tuple[ToolDescription, ...]:
         """Those of the offered tools that the developer message describes: all but built-in ones."""
-        return tuple(tool for tool in self.offered_tools if not is_builtin(tool))
+        return tuple(tool for tool in self.offered_tools if not is_builtin(tool.full_name))
 
     @property
     def offered_namespaces(self) -> tuple[ToolNamespace, ...]:
         """The offered built-in tools, as the system message describes them."""
-        return group_tools([tool for tool in self.offered_tools if is_builtin(tool)])
+        return group_tools([tool for tool in self.offered_tools if is_builtin(tool.full_name)])
 
     def _check_tools(self) -> None:
         names = [short_name(tool.full_name) for tool in self.tools]
@@ -178,11 +178,6 @@ class Options:
             tools=read_tools(tools),
             **merged,
         )
-
-
-def is_builtin(tool: ToolDescription) -> bool:
-    """Whether the tool is one that gpt-oss was trained with, and is offered in the system message."""
-    return isinstance(tool, Tool) and tool.namespace.builtin
 
 
 def read_tools(tools: Iterable[ToolLike]) -> tuple[ToolDescription, ...]:

@@ -31,6 +31,7 @@ from gptoss_mlx.tools import (
     ApprovalRequest,
     ArgumentError,
     Tool,
+    ToolSessions,
     Verdict,
     cut_middle,
     read_call_arguments,
@@ -55,11 +56,13 @@ def open_turn(
     pool: KVPool | None = None,
     call_number: int = 1,
     said: Sequence[Message] = (),
+    sessions: ToolSessions | None = None,
     commit: Commit = lambda added: None,
 ) -> Stream:
     """The stream of the next turn of `conversation`, whose answer begins with what was `said` of it.
 
-    What `pool` holds of the prompts is not read again. `call_number` is the number of its first tool call. `commit` is
+    What `pool` holds of the prompts is not read again. `call_number` is the number of its first tool call. `sessions`
+    hold what its tools keep between calls; None: they end with the turn. `commit` is
     called before the last event of each round, and when results of tools are there. Raises ContextOverflow before any
     work.
     """
@@ -73,7 +76,7 @@ def open_turn(
             return run_turn(model, ticket, first, pool=pool, commit=keep)
 
         return Stream(engine.stream(work))
-    loop = _Loop(engine, tokenizer, conversation, options, context_limit, pool, call_number, commit, first)
+    loop = _Loop(engine, tokenizer, conversation, options, context_limit, pool, call_number, commit, first, sessions)
     threading.Thread(target=loop.run, name="gptoss-tools", daemon=True).start()
     return Stream(loop.job, options.approve if callable(options.approve) else None)
 
@@ -115,6 +118,7 @@ class _Loop:
     call_number: int
     commit: Commit
     next_turn: Turn
+    sessions: ToolSessions | None
     job: Job[Event | ApprovalRequest] = field(default_factory=Job)
     _added: list[Message] = field(default_factory=list)
     _replies: list[Reply] = field(default_factory=list)
@@ -123,12 +127,20 @@ class _Loop:
     """Tool -> calls of it in a row whose arguments did not fit."""
     _context: contextvars.Context = field(default_factory=contextvars.copy_context)
     """The caller's context variables, which the tools see."""
+    _own_sessions: ToolSessions = field(default_factory=ToolSessions)
+    """For a turn that belongs to no conversation."""
+
+    def __post_init__(self) -> None:
+        self.engine.closes(self._own_sessions)
 
     def run(self) -> None:
         """Takes rounds until the model has answered; every event of theirs goes to the reader, and one Done."""
         try:
-            while self._round() and self._answer_calls():
-                self._prepare_next()
+            try:
+                while self._round() and self._answer_calls():
+                    self._prepare_next()
+            finally:
+                self._own_sessions.close()
             self.job.put(Done(join_replies(self._replies, self._results)))
         except BaseException as error:
             self.job.end(error)
@@ -219,6 +231,19 @@ class _Loop:
         except ArgumentError:
             return call
 
+    def _earlier(self, call: ToolCall) -> list[str]:
+        """What the model wrote in the conversation's calls of the same tool that ran before this one."""
+        waiting: list[str] = []
+        ran: list[str] = []
+        for message in self._so_far:
+            if message.tool_name == call.name:
+                waiting.append(message.text)
+            elif message.role == "tool" and message.name == call.name and waiting:
+                text = waiting.pop(0)
+                if not message.text.startswith(_NOT_RUN):
+                    ran.append(text)
+        return ran
+
     def _answer(self, call: ToolCall) -> ToolResult:
         """The result of one call, or why there is none."""
         if self.job.ticket.cancelled():
@@ -241,8 +266,9 @@ class _Loop:
             reason = f": {verdict}" if isinstance(verdict, str) and verdict else ""
             return _failure(call, f"the call was refused{reason}. The tool did not run.")
         limits = self.options.tool_limits
+        sessions = self._own_sessions if self.sessions is None else self.sessions
         outcome = run_call(
-            tool,
+            sessions.bound(tool, self._earlier(call)),
             call.name,
             arguments,
             seconds=limits.seconds if tool.max_seconds is None else tool.max_seconds,
@@ -287,6 +313,15 @@ class _Loop:
         request = ApprovalRequest(self._told(call))
         self.job.put(request)
         return request.verdict if request.wait(self.job.ticket.cancelled) else "the user stopped the turn"
+
+
+_NOT_RUN = (
+    "Error: the call was refused",
+    "Error: the user stopped this call before it ran",
+    "Error: no more calls are possible",
+    "Error: the arguments do not fit",
+)
+"""How the results of calls begin whose tool was not run."""
 
 
 def _failure(call: ToolCall, text: str) -> ToolResult:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TextContent,
         ToolDescription,
         ToolNamespace,
+        is_builtin,
         is_tool,
         tool_result,
     )
@@ -81,6 +82,7 @@ _HOMES = {
         "TextContent",
         "ToolDescription",
         "ToolNamespace",
+        "is_builtin",
         "is_tool",
         "tool_result",
     ),
@@ -154,6 +156,7 @@ __all__ = [
     "encode_pieces",
     "event_text",
     "find_marks",
+    "is_builtin",
     "is_tool",
     "message_pieces",
     "parse_tokens",

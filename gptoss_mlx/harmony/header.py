@@ -174,6 +174,9 @@ def _tool_called(word: str, names: Set[str]) -> str | None:
     for name in (word, f"{FUNCTIONS}.{bare}", bare):
         if name in names:
             return name
+    # A tool that is its namespace's only one (`python`) may be called as if it were a function of it.
+    if (stem := bare.partition(".")[0]) in names:
+        return stem
     found = [name for name in names if name.rpartition(".")[2] == bare]
     return found[0] if len(found) == 1 else None
 

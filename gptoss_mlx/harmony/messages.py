@@ -218,7 +218,8 @@ class Message:
     def tool(
         cls, name: str, text: str, *, channel: str | None = COMMENTARY, recipient: str | None = "assistant"
     ) -> Self:
-        """The result of the tool `name` (such as "functions.get_weather"), on the channel where it was called."""
+        """The result of the tool `name` (such as "functions.get_weather"), on the channel where it was called
+        (`tool_result`)."""
         return cls("tool", (TextContent(text),), name=name, recipient=recipient, channel=channel)
 
     @property
@@ -271,7 +272,7 @@ def tool_result(messages: Sequence[Message], name: str, text: str) -> Message:
     A built-in tool answers on the channel on which it was called, so that what is read of the past holds both or
     neither; functions answer on commentary.
     """
-    if name.split(".")[0] not in BUILTIN_NAMESPACES:
+    if not is_builtin(name):
         return Message.tool(name, text)
     calls = (message.channel for message in reversed(messages) if message.tool_name == name)
     return Message.tool(name, text, channel=next(calls, None) or ANALYSIS)
@@ -284,6 +285,11 @@ NOT_TOOLS = frozenset(("all", "assistant", "user"))
 def is_tool(recipient: str | None) -> bool:
     """Whether a message to this recipient is a tool call."""
     return bool(recipient) and recipient not in NOT_TOOLS
+
+
+def is_builtin(name: str) -> bool:
+    """Whether the full name of a tool is that of one that gpt-oss was trained with (builtin_tools.py)."""
+    return name.partition(".")[0] in BUILTIN_NAMESPACES
 
 
 def _refuse_double_namespaces(tools: tuple[ToolNamespace, ...]) -> None:

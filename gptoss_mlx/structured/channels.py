@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import ANALYSIS, BUILTIN_NAMESPACES, COMMENTARY, FINAL
+from gptoss_mlx.harmony import ANALYSIS, COMMENTARY, FINAL, is_builtin
 from gptoss_mlx.structured.grammar import Matcher
 from gptoss_mlx.structured.vocabulary import Mask, vocabulary_of
 from gptoss_mlx.tokenizer import Tokenizer
@@ -190,7 +190,7 @@ class TurnConstraint:
         for name in form.must_call or form.tools:
             recipient = encode(f" to={name}")
             # Built-in tools were trained with calls of type `code` in the analysis.
-            builtin = name.partition(".")[0] in BUILTIN_NAMESPACES
+            builtin = is_builtin(name)
             types = (encode(" code"), json_type, ()) if builtin else (json_type, ())
             for channel in (ANALYSIS, COMMENTARY) if builtin else (COMMENTARY,):
                 for content_type in types:

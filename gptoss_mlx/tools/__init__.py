@@ -14,8 +14,9 @@ from gptoss_mlx.tools.limits import ToolLimits
 from gptoss_mlx.tools.namespaces import OWN_FUNCTIONS, Namespace, group_tools, short_name
 from gptoss_mlx.tools.results import cut_middle, result_text
 from gptoss_mlx.tools.running import Outcome, RunningCall, ToolFailure, current_call, run_call
+from gptoss_mlx.tools.sessions import ToolSessions
 from gptoss_mlx.tools.source import ToolSource
-from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, make_tool
+from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, ToolSession, make_tool
 
 __all__ = [
     "OWN_FUNCTIONS",
@@ -31,6 +32,8 @@ __all__ = [
     "Tool",
     "ToolFailure",
     "ToolLimits",
+    "ToolSession",
+    "ToolSessions",
     "ToolSource",
     "Verdict",
     "current_call",

@@ -18,6 +18,8 @@ class ArgumentError(ValueError):
 
 def read_call_arguments(raw: str, tool: Tool) -> dict[str, Any]:
     """The keyword arguments for `tool.function`. Raises ArgumentError."""
+    if tool.read is not None:
+        return tool.read(raw)
     arguments = _read_object(raw, tool)
     if tool.readers is None:
         if faults := schema_faults(arguments, tool.parameters or {"type": "object", "maxProperties": 0}):

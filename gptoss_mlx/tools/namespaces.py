@@ -43,6 +43,10 @@ class Namespace:
                 "another name"
             )
 
+    def is_tool(self, name: str) -> bool:
+        """Whether a tool of that name in it is called by the namespace's name alone: `python`."""
+        return self.builtin and name == self.name
+
 
 OWN_FUNCTIONS: Final = Namespace()
 """The namespace of a caller's own functions."""
@@ -60,5 +64,11 @@ def group_tools(tools: Sequence[ToolDescription]) -> tuple[ToolNamespace, ...]:
         namespace = getattr(tool, "namespace", OWN_FUNCTIONS)
         groups.setdefault(namespace.name, (namespace, []))[1].append(tool)
     return tuple(
-        ToolNamespace(namespace.name, namespace.description, tuple(members)) for namespace, members in groups.values()
+        ToolNamespace(
+            namespace.name,
+            namespace.description,
+            # Of a tool that is its whole namespace, the model knows the description of that.
+            tuple(tool for tool in members if not namespace.is_tool(tool.name)),
+        )
+        for namespace, members in groups.values()
     )

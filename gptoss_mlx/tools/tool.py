@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Message, ToolDescription
@@ -14,6 +14,19 @@ from gptoss_mlx.tools.signatures import read_signature
 Policy: TypeAlias = Literal["ask", "always", "never"]
 """Whether a call runs: after somebody agreed, at once, or not at all (which the model is told)."""
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+
+
+class ToolSession(Protocol):
+    """What a tool keeps between its calls in one conversation."""
+
+    def __call__(self, arguments: dict[str, Any], earlier: Sequence[str]) -> Any:
+        """The result of a call. `earlier`: what the model wrote in the conversation's calls of it before, the oldest
+        first, in whatever session they ran."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it keeps, stopping a call that runs. A later call begins anew."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,10 @@ class Tool(ToolDescription):
     """None: what the option `approve` of the turn says."""
     max_seconds: float | None = field(default=None, kw_only=True)
     """How long a call may take; None: the turn's `tool_limits`."""
+    read: Callable[[str], dict[str, Any]] | None = field(default=None, kw_only=True, repr=False)
+    """Makes the arguments out of what the model wrote, where that is no JSON."""
+    begin: Callable[[], "ToolSession"] | None = field(default=None, kw_only=True, repr=False)
+    """Begins what the tool keeps between its calls in one conversation; its calls go there, and not to `function`."""
     readers: Mapping[str, Callable[[Any], Any]] | None = field(default=None, kw_only=True, repr=False, compare=False)
     """Parameter -> what makes its value out of JSON; None: the arguments are checked against the schema, and passed as
     they are."""
@@ -48,8 +65,8 @@ class Tool(ToolDescription):
 
     @property
     def full_name(self) -> str:
-        """The name by which the model calls it: `functions.get_weather`, `browser.search`."""
-        return f"{self.namespace.name}.{self.name}"
+        """The name by which the model calls it: `functions.get_weather`, `browser.search`, `python`."""
+        return self.name if self.namespace.is_tool(self.name) else f"{self.namespace.name}.{self.name}"
 
     def __post_init__(self) -> None:
         if NAME.fullmatch(self.name) is None:
