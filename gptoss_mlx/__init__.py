@@ -44,11 +44,13 @@ if TYPE_CHECKING:
     from gptoss_mlx.convert.verify import VerifyReport, verify_model
     from gptoss_mlx.events import (
         ChannelStart,
+        Citation,
         Done,
         Event,
         ParseWarning,
         PromptProgress,
         Reply,
+        Source,
         Stats,
         TextDelta,
         ToolCall,
@@ -62,7 +64,8 @@ if TYPE_CHECKING:
     from gptoss_mlx.models import ListedModel, find_model, list_models, remove_model
     from gptoss_mlx.published_fit import published_fit
     from gptoss_mlx.stream import Stream
-    from gptoss_mlx.tools import RunningCall, Tool, ToolLimits, current_call, make_tool
+    from gptoss_mlx.tools import RunningCall, Tool, ToolFailure, ToolLimits, current_call, make_tool
+    from gptoss_mlx.tools.browser import BraveSearch, Browser, ExaSearch, FolderBackend, UrlBackend
 
 __version__ = "0.1.0"
 
@@ -81,11 +84,13 @@ _HOMES = {
     "gptoss_mlx.convert.verify": ("VerifyReport", "verify_model"),
     "gptoss_mlx.events": (
         "ChannelStart",
+        "Citation",
         "Done",
         "Event",
         "ParseWarning",
         "PromptProgress",
         "Reply",
+        "Source",
         "Stats",
         "TextDelta",
         "ToolCall",
@@ -99,15 +104,19 @@ _HOMES = {
     "gptoss_mlx.models": ("ListedModel", "find_model", "list_models", "remove_model"),
     "gptoss_mlx.published_fit": ("published_fit",),
     "gptoss_mlx.stream": ("Stream",),
-    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolLimits", "current_call", "make_tool"),
+    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolFailure", "ToolLimits", "current_call", "make_tool"),
+    "gptoss_mlx.tools.browser": ("BraveSearch", "Browser", "ExaSearch", "FolderBackend", "UrlBackend"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BraveSearch",
+    "Browser",
     "Cancelled",
     "ChannelStart",
     "Chat",
     "ChecksumError",
+    "Citation",
     "ConfigError",
     "ContextOverflow",
     "ConvertReport",
@@ -119,8 +128,10 @@ __all__ = [
     "EngineClosed",
     "EngineError",
     "Event",
+    "ExaSearch",
     "FetchOptions",
     "Fit",
+    "FolderBackend",
     "GptOss",
     "GptOssError",
     "HarmonyError",
@@ -137,6 +148,7 @@ __all__ = [
     "PromptProgress",
     "Reply",
     "RunningCall",
+    "Source",
     "Stats",
     "StoreError",
     "StoredKV",
@@ -146,9 +158,11 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolDescription",
+    "ToolFailure",
     "ToolLimits",
     "ToolResult",
     "TurnsDropped",
+    "UrlBackend",
     "UsageError",
     "VerifyReport",
     "WeightsError",

@@ -277,7 +277,8 @@ class Reply:
             "reasoning": self.reasoning,
             "commentary": self.commentary,
             "tool_calls": [
-                {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls
+                {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw, "about": c.about}
+                for c in self.tool_calls
             ],
             "citations": [{**asdict(c), "label": c.label} for c in self.citations],
             "tool_results": [r.to_dict() for r in self.tool_results],
