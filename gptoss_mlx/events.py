@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from gptoss_mlx.harmony import find_marks
-
 FinishReason: TypeAlias = Literal["stop", "length", "context", "tool_calls", "cancelled"]
 """`stop`: the model ended its answer (or a stop string was met); `length`: max_tokens; `context`: the context length;
 `tool_calls`: the model waits for a tool's result; `cancelled`: the caller stopped it, what came is kept."""
@@ -294,6 +292,8 @@ class Reply:
 
 def find_citations(text: str, sources: Mapping[int, Source]) -> tuple[Citation, ...]:
     """The citations in `text` of these pages (cursor -> page)."""
+    from gptoss_mlx.harmony import find_marks
+
     found: list[Citation] = []
     for mark in find_marks(text):
         source = sources.get(mark.cursor)
