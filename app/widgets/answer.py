@@ -26,8 +26,8 @@ class Answer(Vertical):
     def __init__(
         self, source: str = "", *, live: bool = False, labels: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        """With `live`, more is to come by `append`, and `finish` ends it. `labels`: what is shown in place of texts in it
-        (citations)."""
+        """With `live`, more is to come by `append`, and `finish` ends it. `labels`: what is shown in place of citations
+        in it."""
         super().__init__()
         self._source = [source]
         self._live = live

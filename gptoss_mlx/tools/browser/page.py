@@ -124,10 +124,12 @@ def one_line(text: str) -> str:
 
 def wrap_line(line: str) -> list[str]:
     """One line in parts of at most 80 columns; together they are the line."""
+    if len(line) <= WIDTH:
+        return [line]
     parts: list[str] = []
-    for at in range(0, len(line) or 1, _PIECE):
+    for at in range(0, len(line), _PIECE):
         piece = line[at : at + _PIECE]
-        parts += textwrap.wrap(piece, WIDTH, replace_whitespace=False, drop_whitespace=False) or [piece]
+        parts += textwrap.wrap(piece, WIDTH, replace_whitespace=False, drop_whitespace=False)
     return parts
 
 
