@@ -48,9 +48,8 @@ def make_roots(folders: Sequence[str | os.PathLike[str]]) -> tuple[Root, ...]:
     """The folders (and files) that were given, each with a name of its own. Raises UsageError for what is not there."""
     roots: list[Root] = []
     for given in folders:
-        path = Path(given).expanduser()
         try:
-            real = path.resolve(strict=True)
+            real = Path(given).expanduser().resolve(strict=True)
         except (OSError, RuntimeError, ValueError) as error:
             raise UsageError(f"{os.fspath(given)!r} cannot be browsed: there is no such file or folder") from error
         only = None if real.is_dir() else real.name
@@ -81,7 +80,7 @@ def find_path(roots: Sequence[Root], path: Path, address: str) -> tuple[Root, st
         raise BrowseError(f"`{address}` is no path of a file") from error
     for root in roots:
         if real == root.base or root.base in real.parents:
-            relative = real.relative_to(root.base).as_posix().removeprefix(".")
+            relative = "" if real == root.base else real.relative_to(root.base).as_posix()
             if root.only is not None and relative not in ("", root.only):
                 continue
             if any(_is_left_out(part) for part in relative.split("/")):

@@ -18,6 +18,9 @@ from gptoss_mlx.tools.browser.page import clean
 INDEXED_CHARACTERS: Final = 100_000_000
 """Of all files together; further ones are not found."""
 
+STALE_ROWS: Final = 1000
+"""So many more rows of files that are gone than of others are no reason to begin anew."""
+
 _TITLE_WEIGHT: Final = 4.0
 _TABLE: Final = (
     "CREATE VIRTUAL TABLE found USING fts5(name, body, content='', tokenize='porter unicode61 remove_diacritics 2')"
@@ -81,7 +84,7 @@ class FolderIndex:
             if there.get(key) != self._rows[number].file:
                 del self._numbers[key], self._rows[number]
                 self._stale += 1
-        if self._stale > 1000 + len(self._rows):
+        if self._stale > STALE_ROWS + len(self._rows):
             self._db.close()
             self._db = self._fresh()
         room = INDEXED_CHARACTERS - sum(row.characters for row in self._rows.values())

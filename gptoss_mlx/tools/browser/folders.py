@@ -68,14 +68,22 @@ class FolderBackend:
             return self._address(*self._of_address(address))
         if "://" in address:
             return None
-        path = address
-        if os.path.isabs(path) or path.startswith("~"):
-            return self._address(*self._existing(Path(path).expanduser(), address))
+        path = os.path.expanduser(address)
+        if os.path.isabs(path):
+            return self._address(*self._existing(Path(path), address))
+        refusal: BrowseError | None = None
         for root in self._roots:
-            for relative in (path, path.removeprefix(f"{root.name}/"), "" if path == root.name else path):
-                found, inner = find_path(self._roots, root.base / relative, address)
+            relatives = ("",) if path == root.name else (path, path.removeprefix(f"{root.name}/"))
+            for relative in relatives:
+                try:
+                    found, inner = find_path(self._roots, root.base / relative, address)
+                except BrowseError as error:
+                    refusal = error
+                    continue
                 if (found.base / inner).exists():
                     return self._address(found, inner)
+        if refusal is not None:
+            raise refusal
         return None
 
     def fetch(self, url: str, *, source: bool = False) -> Page:
