@@ -115,4 +115,4 @@ def _messages(turn: Turn, model: str) -> "Sequence[Message]":
         messages = tuple(replace(message, tokens=None) for message in messages)
     # The app was killed while a tool ran, or the tool is not offered any more.
     open_calls = [part.name for part in turn_parts(messages) if part.kind == "tool" and part.result is None]
-    return [*messages, *(harmony.Message.tool(name, NO_RESULT) for name in open_calls)]
+    return [*messages, *(harmony.tool_result(messages, name, NO_RESULT) for name in open_calls)]

@@ -23,6 +23,7 @@ from gptoss_mlx.events import Done, Event, PromptProgress
 if TYPE_CHECKING:
     from gptoss_mlx.app.approval import Approval
     from gptoss_mlx.chat import Chat
+    from gptoss_mlx.events import Reply
     from gptoss_mlx.harmony import Message
     from gptoss_mlx.stream import Stream
 
@@ -153,6 +154,7 @@ class Answering:
                         **self._dropped(),
                         **({"warnings": warnings} if warnings else {}),
                         **({"tool_seconds": seconds} if seconds else {}),
+                        **({"citations": labels} if (labels := self._citation_labels(reply)) else {}),
                     },
                 )
                 return
@@ -167,6 +169,11 @@ class Answering:
         """How long the tools ran of an answer that goes on, where each of them is known."""
         known: Sequence[float] = self.turn.stats.get("tool_seconds", ())
         return known if len(known) == sum(message.role == "tool" for message in begun.before) else ()
+
+    def _citation_labels(self, reply: "Reply") -> dict[str, str]:
+        """For the turn's stats: the citations of the answer as they stand in it, and as people read them."""
+        labels = {reply.text[each.start : each.end]: each.label for each in reply.citations}
+        return {**self.turn.stats.get("citations", {}), **labels}
 
     async def _show(self, event: Event) -> None:
         if self.view is None:

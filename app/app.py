@@ -31,7 +31,7 @@ from gptoss_mlx.app.screens.chat import ChatScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import colourless, wear
-from gptoss_mlx.app.toolbox import Toolbox
+from gptoss_mlx.app.toolbox import Browsing, Toolbox
 from gptoss_mlx.app.typed import note_key
 from gptoss_mlx.errors import UsageError
 
@@ -107,6 +107,7 @@ class GptossApp(Leaving):
         self.toolbox = Toolbox() if toolbox is None else toolbox
         """The tools of every conversation."""
         self.toolbox.kept = lambda: self.preferences.tools
+        self.toolbox.preferred_browsing = self._preferred_browsing
         self.answers = AnswerQueue(self.store, self.session, self, self.toolbox)
         """The answer under way, and what waits."""
         self.kept = KeptReading(
@@ -137,6 +138,10 @@ class GptossApp(Leaving):
         self._typed_early: list[Event] | None = []
         """Keys from before there was anything to type into; None once there is."""
         self._open_first(resume)
+
+    def _preferred_browsing(self) -> Browsing:
+        preferences = self.preferences
+        return Browsing(tuple(preferences.browse), preferences.browse_web, preferences.search_provider)
 
     @property
     def chat_settings(self) -> ChatSettings:

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 
 def bare_name(name: str) -> str:
-    """`multiply` for `functions.multiply`."""
+    """`multiply` for `functions.multiply`; `browser.open` is whole."""
     return name.removeprefix(f"{harmony.FUNCTIONS}.")
+
+
+def toolbox_name(name: str) -> str:
+    """By which the toolbox knows a tool: `multiply` for `functions.multiply`, `browser` for `browser.open`."""
+    namespace = name.partition(".")[0]
+    return namespace if namespace in harmony.BUILTIN_NAMESPACES else bare_name(name)
 
 
 @dataclass(eq=False, slots=True)
@@ -32,8 +38,13 @@ class Question:
 
     @property
     def tool(self) -> str:
-        """The tool's name, without its namespace."""
+        """The tool's name, for people."""
         return bare_name(self.call.name)
+
+    @property
+    def toolbox_name(self) -> str:
+        """By which the toolbox knows it."""
+        return toolbox_name(self.call.name)
 
     def decide(self, verdict: "Verdict") -> None:
         """Gives the answer; only the first one counts."""
@@ -58,7 +69,7 @@ class Approval:
 
     async def ask(self, call: "ToolCall") -> "Verdict":
         """Whether the call may run: True, False, or a reason why not."""
-        policy = self._toolbox.policy(bare_name(call.name))
+        policy = self._toolbox.policy(toolbox_name(call.name))
         if policy != "ask":
             return policy == "always" or "it is switched off"
         if self._over:
@@ -73,7 +84,7 @@ class Approval:
 
     def always(self, question: Question) -> None:
         """Lets it run, and this tool from now on, while the app runs."""
-        self._toolbox.choose(question.tool, "always")
+        self._toolbox.choose(question.toolbox_name, "always")
         question.decide(True)
 
     def withdraw(self) -> None:

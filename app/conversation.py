@@ -61,7 +61,8 @@ class Turn:
     """As `Reply.finish_reason`."""
     stats: Mapping[str, Any] = field(default_factory=dict)
     """`Stats.to_dict()` of the answer, once it is over; with `dropped` (`turns`, `tokens`) where the oldest turns were
-    left out of what the model read, and `warnings` where it broke the format."""
+    left out of what the model read, `warnings` where it broke the format, `tool_seconds` where tools ran, and
+    `citations` (as they stand in the answer -> as people read them)."""
     error: str | None = None
     """One sentence, where the turn failed."""
 

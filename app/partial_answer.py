@@ -18,7 +18,7 @@ from gptoss_mlx.events import (
     ToolResult,
     TurnsDropped,
 )
-from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_tool
+from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_tool, tool_result
 
 
 @dataclass(slots=True)
@@ -114,7 +114,13 @@ class PartialAnswer:
 
     def messages(self) -> tuple[Message, ...]:
         """What was said so far in harmony's terms, without token ids."""
-        return (*self.before, *(_message(part) for part in self._parts if not isinstance(part, ParseWarning)))
+        messages = list(self.before)
+        for part in self._parts:
+            if isinstance(part, _Said):
+                messages.append(_message(part))
+            elif isinstance(part, ToolResult):
+                messages.append(tool_result(messages, part.name, part.content))
+        return tuple(messages)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -136,9 +142,7 @@ class PartialAnswer:
         self._thinking_since = now if thinking else None
 
 
-def _message(part: _Said | ToolResult) -> Message:
-    if isinstance(part, ToolResult):
-        return Message.tool(part.name, part.content)
+def _message(part: _Said) -> Message:
     return Message.assistant(
         part.text,
         channel=part.channel,

@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +31,9 @@ POLICIES: Final = ("ask", "always", "never")
 
 OVERFLOWS: Final = ("drop_oldest", "error")
 """As `gptoss_mlx.context.OVERFLOWS`; the app's default first."""
+
+PROVIDERS: Final = ("exa", "brave")
+"""As `gptoss_mlx.tools.browser.providers.PROVIDERS`."""
 
 DEFAULT_THEME: Final = "auto"
 """The app's own colours, dark or light as the terminal is."""
@@ -72,6 +75,12 @@ class Preferences:
     """Whether the panel with the figures of the last answer is shown."""
     tools: "Mapping[str, Policy]" = field(default_factory=dict)
     """Policy of a tool by its name: one of `POLICIES`; for others, what the tool itself says, else ask."""
+    browse: Sequence[str] = ()
+    """Folders and files that models may search and read."""
+    browse_web: bool = False
+    """Whether they may open pages of the web."""
+    search_provider: str | None = None
+    """Who searches the web for them: one of `PROVIDERS`; None: nobody."""
     problems: tuple[str, ...] = ()
     """A sentence for each value of the file that cannot be used, for the user; not a setting."""
 
@@ -104,6 +113,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_switch(value: Any) -> bool:
     return isinstance(value, bool)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _are_policies(value: Any) -> bool:
@@ -202,6 +215,23 @@ SETTINGS: Final[dict[str, Setting]] = {
         '{ calculator = "always" }',
         "names of tools, each with ask, always or never",
         _are_policies,
+    ),
+    "browse": Setting(
+        "Folders and files that the model may search and read, without asking; names that begin with a dot are left "
+        "out.",
+        '["~/notes"]',
+        "a list of folders",
+        _are_texts,
+    ),
+    "browse_web": Setting(
+        "Whether the model may open pages of the web; it asks before each.", "true", "true or false", _is_switch
+    ),
+    "search_provider": Setting(
+        "Who searches the web for the model: exa or brave, with your key in EXA_API_KEY or BRAVE_API_KEY; without it, "
+        "nobody.",
+        '"exa"',
+        "one of exa, brave",
+        lambda value: value in PROVIDERS,
     ),
 }
 """Every setting, in the order of `Preferences`."""

@@ -45,11 +45,13 @@ if TYPE_CHECKING:
     from gptoss_mlx.convert.verify import VerifyReport, verify_model
     from gptoss_mlx.events import (
         ChannelStart,
+        Citation,
         Done,
         Event,
         ParseWarning,
         PromptProgress,
         Reply,
+        Source,
         Stats,
         TextDelta,
         ToolCall,
@@ -65,7 +67,8 @@ if TYPE_CHECKING:
     from gptoss_mlx.python_sandbox.limits import PythonLimits
     from gptoss_mlx.python_sandbox.tool import make_python_tool
     from gptoss_mlx.stream import Stream
-    from gptoss_mlx.tools import RunningCall, Tool, ToolLimits, ToolSessions, current_call, make_tool
+    from gptoss_mlx.tools import RunningCall, Tool, ToolFailure, ToolLimits, ToolSessions, current_call, make_tool
+    from gptoss_mlx.tools.browser import BraveSearch, Browser, ExaSearch, FolderBackend, UrlBackend
 
 __version__ = "0.1.0"
 
@@ -84,11 +87,13 @@ _HOMES = {
     "gptoss_mlx.convert.verify": ("VerifyReport", "verify_model"),
     "gptoss_mlx.events": (
         "ChannelStart",
+        "Citation",
         "Done",
         "Event",
         "ParseWarning",
         "PromptProgress",
         "Reply",
+        "Source",
         "Stats",
         "TextDelta",
         "ToolCall",
@@ -104,15 +109,27 @@ _HOMES = {
     "gptoss_mlx.python_sandbox.limits": ("PythonLimits",),
     "gptoss_mlx.python_sandbox.tool": ("make_python_tool",),
     "gptoss_mlx.stream": ("Stream",),
-    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolLimits", "ToolSessions", "current_call", "make_tool"),
+    "gptoss_mlx.tools": (
+        "RunningCall",
+        "Tool",
+        "ToolFailure",
+        "ToolLimits",
+        "ToolSessions",
+        "current_call",
+        "make_tool",
+    ),
+    "gptoss_mlx.tools.browser": ("BraveSearch", "Browser", "ExaSearch", "FolderBackend", "UrlBackend"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BraveSearch",
+    "Browser",
     "Cancelled",
     "ChannelStart",
     "Chat",
     "ChecksumError",
+    "Citation",
     "ConfigError",
     "ContextOverflow",
     "ConvertReport",
@@ -124,8 +141,10 @@ __all__ = [
     "EngineClosed",
     "EngineError",
     "Event",
+    "ExaSearch",
     "FetchOptions",
     "Fit",
+    "FolderBackend",
     "GptOss",
     "GptOssError",
     "HarmonyError",
@@ -144,6 +163,7 @@ __all__ = [
     "Reply",
     "RunningCall",
     "SandboxError",
+    "Source",
     "Stats",
     "StoreError",
     "StoredKV",
@@ -153,10 +173,12 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolDescription",
+    "ToolFailure",
     "ToolLimits",
     "ToolResult",
     "ToolSessions",
     "TurnsDropped",
+    "UrlBackend",
     "UsageError",
     "VerifyReport",
     "WeightsError",

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from gptoss_mlx.harmony import find_marks
-
 FinishReason: TypeAlias = Literal["stop", "length", "context", "tool_calls", "cancelled"]
 """`stop`: the model ended its answer (or a stop string was met); `length`: max_tokens; `context`: the context length;
 `tool_calls`: the model waits for a tool's result; `cancelled`: the caller stopped it, what came is kept."""
@@ -277,7 +275,8 @@ class Reply:
             "reasoning": self.reasoning,
             "commentary": self.commentary,
             "tool_calls": [
-                {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw} for c in self.tool_calls
+                {"id": c.id, "name": c.name, "arguments": c.arguments, "raw": c.raw, "about": c.about}
+                for c in self.tool_calls
             ],
             "citations": [{**asdict(c), "label": c.label} for c in self.citations],
             "tool_results": [r.to_dict() for r in self.tool_results],
@@ -293,6 +292,8 @@ class Reply:
 
 def find_citations(text: str, sources: Mapping[int, Source]) -> tuple[Citation, ...]:
     """The citations in `text` of these pages (cursor -> page)."""
+    from gptoss_mlx.harmony import find_marks
+
     found: list[Citation] = []
     for mark in find_marks(text):
         source = sources.get(mark.cursor)

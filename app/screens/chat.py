@@ -211,7 +211,7 @@ class ChatScreen(ReportingScreen):
         prompt, toolbox = self.question_prompt, self._answers.toolbox
         question = self._answers.question if self._answers.under_way(self.chat.id) is not None else None
         had_keys, writes = prompt.has_keys, self.composer.has_focus_within and bool(self.draft)
-        prompt.show(question, "" if question is None else toolbox.place(question.tool))
+        prompt.show(question, "" if question is None else toolbox.place(question.toolbox_name))
         if question is None and had_keys:
             self.composer.focus()
         elif question is not None and not writes and not self.transcript.has_focus:

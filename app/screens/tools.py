@@ -21,14 +21,15 @@ from gptoss_mlx.app.preferences import POLICIES
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.toolbox import Source, Toolbox
-    from gptoss_mlx.tools import Policy
+    from gptoss_mlx.tools import Policy, Tool
 
 _KEYS: Final = "Enter on or off in this conversation  p ask, always or never"
 
 _NONE: Final = (
     "There are no tools. Give the model functions of yours when you start the app:\n\n"
     "  gptoss chat --tool calc.py:multiply\n\n"
-    "with type hints and a docstring, from which the model learns what they do."
+    "with type hints and a docstring, from which the model learns what they do, or a folder to search and read:\n\n"
+    "  gptoss chat --browse ~/notes"
 )
 
 _WORDS: Final = {"ask": "asks first", "always": "runs at once", "never": "never runs"}
@@ -55,6 +56,7 @@ class ToolsScreen(ModalScreen[None]):
         policy of a tool."""
         super().__init__()
         self._toolbox = toolbox
+        self._sources = toolbox.sources
         self._off = set(off)
         self._switch = switch
         self._choose = choose
@@ -63,16 +65,16 @@ class ToolsScreen(ModalScreen[None]):
         with Vertical(classes="sheet") as sheet:
             sheet.border_title = "Tools"
             sheet.border_subtitle = "Esc closes"
-            if not self._toolbox.sources:
+            if not self._sources:
                 yield Static(_NONE, markup=False)
                 return
-            yield OptionList(*(Option(self._row(source)) for source in self._toolbox.sources), markup=False)
+            yield OptionList(*(Option(self._row(source)) for source in self._sources), markup=False)
             with VerticalScroll(can_focus=False):
                 yield Static(id="details", markup=False)
             yield Static(_KEYS, classes="note", markup=False)
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        self.query_one("#details", Static).update(_details(self._toolbox.sources[event.option_index]))
+        self.query_one("#details", Static).update(_details(self._sources[event.option_index]))
 
     def on_option_list_option_selected(self) -> None:
         self.action_switch()
@@ -80,7 +82,7 @@ class ToolsScreen(ModalScreen[None]):
     def action_switch(self) -> None:
         """The conversation's model is told of the tool, or not any more."""
         if (source := self._chosen()) is not None:
-            name = source.tool.name
+            name = source.name
             self._off ^= {name}
             self._switch(name, name not in self._off)
             self._show(source)
@@ -88,7 +90,7 @@ class ToolsScreen(ModalScreen[None]):
     def action_policy(self) -> None:
         """The next policy, for every conversation."""
         if (source := self._chosen()) is not None:
-            name = source.tool.name
+            name = source.name
             now = POLICIES.index(self._toolbox.policy(name))
             self._choose(name, POLICIES[(now + 1) % len(POLICIES)])
             self._show(source)
@@ -97,26 +99,41 @@ class ToolsScreen(ModalScreen[None]):
         listing = self.query(OptionList)
         if not listing or (place := listing.first().highlighted) is None:
             return None
-        return self._toolbox.sources[place]
+        return self._sources[place]
 
     def _show(self, source: "Source") -> None:
-        place = self._toolbox.sources.index(source)
+        place = self._sources.index(source)
         self.query_one(OptionList).replace_option_prompt_at_index(place, self._row(source))
 
     def _row(self, source: "Source") -> Content:
-        name = source.tool.name
+        name = source.name
         on = name not in self._off
         return Content.assemble(
             "● " if on else "○ ",
             (displayable(name).ljust(24), "bold" if on else "$text-muted"),
             f" {'on' if on else 'off here':<9}",
-            f" {_WORDS[self._toolbox.policy(name)]:<13}",
+            f" {'not usable' if source.problem else self._policy_of(source):<13}",
             (f" {displayable(source.place)}", "$text-muted"),
         )
 
+    def _policy_of(self, source: "Source") -> str:
+        name = source.name
+        policy = self._toolbox.policy(name)
+        # The tool asks only where it has to, unless the user said more.
+        if policy == "ask" and self._toolbox.said(name) is None and any(tool.asks for tool in source.tools):
+            return "asks for web"
+        return _WORDS[policy]
+
 
 def _details(source: "Source") -> Content:
-    tool = source.tool
+    place = f"from {displayable(source.place)}"
+    if source.problem:
+        return Content(f"{place}\n\nIt cannot be used: {displayable(source.problem)}")
+    described = [_description(tool) for tool in source.tools]
+    return Content("\n\n".join([place, *described]))
+
+
+def _description(tool: "Tool") -> str:
     schema = json.dumps(tool.parameters or {"type": "object", "properties": {}}, indent=2, ensure_ascii=False)
     told = displayable(tool.description) or "without a description"
-    return Content(f"{told}\n\nfrom {displayable(source.place)}\n\n{displayable(schema)}")
+    return f"{told}\n\n{displayable(schema)}"

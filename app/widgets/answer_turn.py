@@ -107,6 +107,8 @@ class AnswerTurn(TurnView):
                 with self.app.batch_update():
                     await self.remove_children(".turn-part")
                     await self.mount_all(self._widgets(parts), before=self._foot)
+            for answer in self.query(Answer):
+                await answer.label(turn.stats.get("citations", {}))
             thoughts = list(self.query(Reasoning))
             if len(thoughts) == 1:
                 thoughts[0].finish(turn.reasoning_seconds, turn.stats.get("reasoning_tokens"))
@@ -254,7 +256,7 @@ class AnswerTurn(TurnView):
                     ToolCallBlock(part.name, part.text, part.result, seconds=part.seconds, live=self.running)
                 )
             else:
-                widgets.append(Answer(part.text))
+                widgets.append(Answer(part.text, labels=self.turn.stats.get("citations", {})))
         return [widget.add_class("turn-part") for widget in widgets]
 
     @staticmethod

@@ -100,7 +100,7 @@ class ApprovalPrompt(Vertical, can_focus=True):
         if question is not None:
             self.border_title = Content(f"May {exactly(question.tool)} run?")
             self.border_subtitle = Content(exactly(place))
-            self._call.update(Content(shown_call(question.call.raw)))
+            self._call.update(Content(shown_call(question.call.raw, question.call.about)))
             self._scroll.scroll_home(animate=False)
 
     def on_focus(self) -> None:
@@ -160,8 +160,14 @@ class ApprovalPrompt(Vertical, can_focus=True):
         self._reason.display = False
 
 
-def shown_call(raw: str) -> str:
-    """The arguments of a call for the person who decides: nothing left out, nothing hidden."""
+def shown_call(raw: str, about: str = "") -> str:
+    """The arguments of a call for the person who decides: nothing left out, nothing hidden. `about`: what it is about,
+    where they do not say it."""
+    arguments = _shown_arguments(raw)
+    return f"{_barred(about)}\n{arguments}" if about else arguments
+
+
+def _shown_arguments(raw: str) -> str:
     try:
         arguments = json.loads(raw) if raw.strip() else {}
         # Read as the call is read: JSON in a JSON string.

@@ -5,7 +5,7 @@ import json
 from gptoss_mlx.app.displayed_text import count_of, displayable, duration
 from gptoss_mlx.app.widgets.foldable import Foldable
 from gptoss_mlx.app.widgets.plain_text import PlainText
-from gptoss_mlx.harmony import FUNCTIONS
+from gptoss_mlx.harmony import FUNCTIONS, read_display_header
 
 TITLE_CHARACTERS = 200
 """As much of a result goes into the line; the terminal's width cuts it shorter."""
@@ -65,12 +65,20 @@ class ToolCallBlock(Foldable):
     def title(self) -> str:
         """`get_weather {"city": "Oslo"} → 3 lines · 1.2 s`, in one line."""
         name = self.tool_name.removeprefix(f"{FUNCTIONS}.")
-        arguments = " ".join(displayable(self._arguments[: 4 * ARGUMENT_CHARACTERS]).split())
+        arguments = " ".join(displayable(self._about or self._arguments[: 4 * ARGUMENT_CHARACTERS]).split())
         if len(arguments) > ARGUMENT_CHARACTERS:
             arguments = f"{arguments[:ARGUMENT_CHARACTERS]}…"
         seconds = self._seconds or 0.0
         took = f" · {duration(seconds)}" if seconds >= SHOWN_SECONDS else ""
         return f"{displayable(name)} {arguments} → {self._outcome()}{took}"
+
+    @property
+    def _about(self) -> str:
+        """What a call of the browser came to, in place of numbers of links: the page that it opened."""
+        if self.tool_name != "browser.open" or self._result is None:
+            return ""
+        header = read_display_header(self._result)
+        return "" if header is None else header.url or header.title
 
     def _outcome(self) -> str:
         if self._result is None:

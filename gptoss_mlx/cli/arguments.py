@@ -12,6 +12,7 @@ examples:
   gptoss ask "What are attention sinks?" one question, one answer
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
   gptoss ask "12 times 34?" --tool calc.py:multiply    let it call a function of yours
+  gptoss ask "When do I fly?" --browse ~/notes         let it search and read a folder
   gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint
   gptoss info ./gpt-oss-20b              what is in a model's folder
 """
@@ -359,5 +360,17 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="MODULE:FUNCTION",
         help="a Python function that the model may call (or FILE.py:FUNCTION); may be repeated",
+    )
+    tools.add_argument(
+        "--browse",
+        action="append",
+        metavar="FOLDER",
+        help="let the model search and read the files of a folder (or one file), without asking; may be repeated",
+    )
+    tools.add_argument("--browse-web", action="store_true", help="let it open pages of the web; it asks each time")
+    tools.add_argument(
+        "--search-provider",
+        choices=("exa", "brave"),
+        help="let it search the web, too, with your key in EXA_API_KEY or BRAVE_API_KEY (implies --browse-web)",
     )
     tools.add_argument("-y", "--yes", action="store_true", help="run tools without asking each time")

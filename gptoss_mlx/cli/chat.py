@@ -79,15 +79,18 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
 
 def _toolbox(arguments: argparse.Namespace) -> "Toolbox":
     """The tools of the command line. Raises UsageError for one that cannot be loaded."""
-    from gptoss_mlx.app.toolbox import Source, Toolbox
+    from gptoss_mlx.app.toolbox import Browsing, Source, Toolbox
 
     sources: list[Source] = []
-    if arguments.tool:
+    browsing = Browsing(tuple(arguments.browse or ()), arguments.browse_web, arguments.search_provider)
+    if arguments.tool or browsing:
         # It brings more with it than a chat without tools needs.
-        from gptoss_mlx.cli.tools import load_tool
+        from gptoss_mlx.cli.tools import load_browser, load_tool
 
-        sources = [Source(load_tool(word), f"--tool {word}") for word in arguments.tool]
-    return Toolbox(sources, run_all=arguments.yes)
+        sources = [Source(load_tool(word), f"--tool {word}") for word in arguments.tool or ()]
+        # A folder that is not there is told now.
+        load_browser(arguments)
+    return Toolbox(sources, run_all=arguments.yes, browsing=browsing or None)
 
 
 def _forms(arguments: argparse.Namespace) -> Mapping[str, Any]:

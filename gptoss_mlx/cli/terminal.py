@@ -19,10 +19,13 @@ from gptoss_mlx.events import (
     ParseWarning,
     PromptProgress,
     Reply,
+    Source,
     TextDelta,
     ToolCall,
     ToolResult,
     TurnsDropped,
+    find_citations,
+    with_labels,
 )
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
 from gptoss_mlx.options import OptionArguments
@@ -195,6 +198,30 @@ class Style:
         return f"\x1b[1m{text}\x1b[0m" if self._on and text else text
 
 
+class CitationLabels:
+    """Citations in text that comes piece by piece, as people read them: `[notes.md:9-11]`."""
+
+    def __init__(self) -> None:
+        self.sources: dict[int, Source] = {}
+        """The pages that were shown, by cursor."""
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """More text; what may become a citation is held back until it is one."""
+        if not self.sources:
+            return text
+        text, self._held = self._held + text, ""
+        opened = text.rfind("【")
+        if opened >= 0 and "】" not in text[opened:] and "\n" not in text[opened:] and len(text) - opened < 400:
+            text, self._held = text[:opened], text[opened:]
+        return with_labels(text, find_citations(text, self.sources))
+
+    def flush(self) -> str:
+        """What was held back, and is no citation."""
+        held, self._held = self._held, ""
+        return held
+
+
 class TurnPrinter:
     """Shows a turn as it comes: the answer on `out`, the reasoning on `aside`, each under its own mark."""
 
@@ -211,6 +238,7 @@ class TurnPrinter:
         self._calling = False
         self._thinking_since: float | None = None
         self._thought_tokens = 0
+        self._citations = CitationLabels()
 
     def show(self, event: Event) -> None:
         """Shows one event."""
@@ -225,11 +253,14 @@ class TurnPrinter:
                 self._begin(channel, recipient)
             case TextDelta():
                 self._text(event)
-            case ToolCall(name=name, raw=raw):
+            case ToolCall(name=name, raw=raw, about=about):
                 self._end_block()
-                print(self._style.dim(f"[call of {printable(name)}: {printable(raw)}]"), file=self._aside, flush=True)
-            case ToolResult(name=name, content=content):
+                shown = f"{printable(raw)} ({printable(about)})" if about else printable(raw)
+                print(self._style.dim(f"[call of {printable(name)}: {shown}]"), file=self._aside, flush=True)
+            case ToolResult(name=name, content=content, source=source):
                 self._end_block()
+                if source is not None:
+                    self._citations.sources[source.cursor] = source
                 shown = printable(cut_middle(content, SHOWN_RESULT_CHARACTERS))
                 print(self._style.dim(f"[result of {printable(name)}: {shown}]"), file=self._aside, flush=True)
             case ParseWarning(message=message):
@@ -264,14 +295,20 @@ class TurnPrinter:
             self._write(self._aside, self._style.dim(text))
         else:
             aside = delta.channel == COMMENTARY and not self._headings
-            self._write(self._aside if aside else self._out, delta.text)
+            if aside:
+                self._write(self._aside, delta.text)
+            else:
+                self._write(self._out, self._citations.feed(delta.text))
 
     def _write(self, stream: IO[str], text: str) -> None:
-        stream.write(text)
-        stream.flush()
-        self._open = (stream, text.endswith("\n"))
+        if text:
+            stream.write(text)
+            stream.flush()
+            self._open = (stream, text.endswith("\n"))
 
     def _end_block(self) -> None:
+        # What looked like the beginning of a citation and was none.
+        self._write(self._out, self._citations.flush())
         if self._open is not None:
             stream, at_line_start = self._open
             if not at_line_start:

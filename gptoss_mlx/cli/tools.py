@@ -1,4 +1,4 @@
-"""Tools on the command line: functions by `module:function`, and the question at the terminal before one runs."""
+"""Tools on the command line: functions by `module:function`, the browser, and the question before one runs."""
 
 import argparse
 import importlib
@@ -8,28 +8,51 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from gptoss_mlx.cli.terminal import Style, printable
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import ToolCall
-from gptoss_mlx.options import OptionArguments
+from gptoss_mlx.options import OptionArguments, ToolLike
 from gptoss_mlx.tools import Tool, Verdict, make_tool
+
+if TYPE_CHECKING:
+    from gptoss_mlx.tools.browser import Browser
 
 QUESTION = "run it? [y]es, [a]lways this tool, [n]o, or why not: "
 
 
 def tool_options(arguments: argparse.Namespace) -> OptionArguments:
-    """The API's options for `--tool` and `--yes`: nothing where no tool is given.
+    """The API's options for `--tool`, `--browse` and `--yes`: nothing where no tool is given.
 
     Raises UsageError for a tool that cannot be loaded, and where nobody can be asked.
     """
-    if not arguments.tool:
+    tools: list[ToolLike] = [load_tool(word) for word in arguments.tool or ()]
+    asks = bool(tools)
+    browser = load_browser(arguments)
+    if browser is not None:
+        tools.append(browser)
+        asks = asks or browser.policy == "ask"
+    if not tools:
         return {}
-    tools = [load_tool(word) for word in arguments.tool]
-    if arguments.yes:
+    # Reading files that were given for that asks nobody, and needs nobody who could be asked.
+    if arguments.yes or not asks:
         return {"tools": tools, "approve": "always"}
     return {"tools": tools, "approve": TerminalApproval(_terminal())}
+
+
+def load_browser(arguments: argparse.Namespace) -> "Browser | None":
+    """The browser of `--browse`, `--browse-web` and `--search-provider`; None without them. Raises UsageError."""
+    if not (arguments.browse or arguments.browse_web or arguments.search_provider):
+        return None
+    from gptoss_mlx.tools.browser import make_browser
+
+    return make_browser(
+        arguments.browse or (),
+        web=arguments.browse_web,
+        provider=arguments.search_provider,
+        policy="always" if arguments.yes else None,
+    )
 
 
 def load_tool(word: str) -> Tool:

@@ -1,8 +1,12 @@
 """How much a turn may do with its tools."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from gptoss_mlx.errors import UsageError
+
+RESULT_CHARACTERS: Final = 20_000
+"""As much of a result is read by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +19,10 @@ class ToolLimits:
     """How long a call may take; a tool's own `max_seconds` goes before."""
     grace_seconds: float = 2.0
     """How long a call may take to end once it is stopped or out of time; then it is left to itself."""
-    result_characters: int = 20_000
+    result_characters: int = RESULT_CHARACTERS
     """Characters of a result that the model reads; of a longer one the middle is cut, which it is told."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "seconds", "grace_seconds", "result_characters"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} of tool_limits is {getattr(self, name)!r}; expected more than 0")
-
-
-DEFAULT_LIMITS = ToolLimits()
-"""Those of a turn that sets none."""

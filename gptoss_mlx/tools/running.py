@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from gptoss_mlx.events import Source
 from gptoss_mlx.harmony import Message
-from gptoss_mlx.tools.limits import DEFAULT_LIMITS
+from gptoss_mlx.tools.limits import RESULT_CHARACTERS
 from gptoss_mlx.tools.results import result_text
 from gptoss_mlx.tools.tool import Tool
 
@@ -45,7 +45,7 @@ class RunningCall:
         *,
         conversation: Sequence[Message] = (),
         count_tokens: Callable[[str], int] = about_tokens,
-        result_characters: int = DEFAULT_LIMITS.result_characters,
+        result_characters: int = RESULT_CHARACTERS,
     ) -> None:
         self.name = name
         """Full name of the tool, such as `functions.get_weather`."""
@@ -116,7 +116,7 @@ def run_call(
     context: contextvars.Context,
     conversation: Sequence[Message] = (),
     count_tokens: Callable[[str], int] = about_tokens,
-    result_characters: int = DEFAULT_LIMITS.result_characters,
+    result_characters: int = RESULT_CHARACTERS,
 ) -> Outcome:
     """Calls `tool.function(**arguments)` and waits for its end, for `seconds` at most, or until `cancelled` says so;
     then for `grace` seconds more.
