@@ -15,7 +15,7 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import this_device
 from gptoss_mlx.errors import ContextOverflow
-from gptoss_mlx.memory import Needs, fitting_chunk
+from gptoss_mlx.memory import PROCESS_BYTES, Needs, activation_bytes, fitting_chunk, memory_limit
 from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, Rotation, current_ops
 from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
@@ -63,6 +63,29 @@ class Model:
     def runs_apart(self) -> bool:
         """Whether calling the model queues the work and comes back at once, rather than when it is done."""
         return current_ops().runs_apart(self.lm_head)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it can be of no use any more, and has to be loaded again: never, where its weights are here."""
+        return False
+
+    def close(self) -> None:
+        """Ends what runs for it outside of this process: nothing, where its weights are here."""
+
+    def begin_peak(self) -> None:
+        """From now on `peak_memory_bytes` counts."""
+        mx.reset_peak_memory()
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most that MLX held since `begin_peak`."""
+        return mx.get_peak_memory()
+
+    def has_room(self, more_kv_bytes: int, chunk: int, context: int) -> bool:
+        """Whether KV caches may grow by so much while a `chunk` of a prompt of `context` tokens is read."""
+        device = this_device()
+        activations = activation_bytes(self.config, device, self.dtype.size, chunk, context)
+        return mx.get_active_memory() + more_kv_bytes + activations + PROCESS_BYTES <= memory_limit(device)
 
     def make_cache(self) -> KVCache:
         """An empty KV cache for this model."""
