@@ -36,7 +36,7 @@ MOST_NOISE_BYTES: Final = 64 << 10
 WAIT_SECONDS: Final = 0.1
 """How long is waited at a time for the other side to take more."""
 
-_DTYPES: Final = frozenset(("float32", "uint32", "int32"))
+_DTYPES: Final = frozenset(("float32", "uint32", "int32", "uint8"))
 
 
 class BrokenLine(Exception):

@@ -57,9 +57,7 @@ def main() -> int:
 class _Line:
     """What connects the rank with the front end."""
 
-    def __init__(
-        self, reader: FrameReader, writer: FrameWriter, commands: "queue.SimpleQueue[dict[str, Any]]"
-    ) -> None:
+    def __init__(self, reader: FrameReader, writer: FrameWriter, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
         self._reader, self._writer, self._commands = reader, writer, commands
         self._heard = time.monotonic()
 

@@ -196,8 +196,6 @@ def load_parts(
             progress(sum(done.values()), sum(totals.values()))
 
     each = [{"folder": folder} for folder in folders]
-    answers = cluster.call(
-        "load", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each, progress=report, plan=plan
-    )
+    answers = cluster.call("load", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each, progress=report, plan=plan)
     dtype = getattr(mx, str(answers[0].values["dtype"]))
     return RemoteModel(cluster, config, dtype)
