@@ -6,7 +6,7 @@ tokens (`generate`), or text.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import mlx.core as mx
 
@@ -14,6 +14,7 @@ from gptoss_mlx.cache import GROWTH_TOKENS, KVCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import this_device
+from gptoss_mlx.ends import Ends, Wanted, WholeEnds
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.memory import Needs, fitting_chunk
 from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, Rotation, current_ops
@@ -25,10 +26,6 @@ RECORDED_KEYS: Final = GROWTH_TOKENS
 
 RECORDED_STEPS: Final = 4
 """Recorded steps that are kept: for tokens and for logits, of this length and of another conversation's."""
-
-Wanted: TypeAlias = Literal["logits", "last_logits", "last_token", "nothing"]
-"""What of a pass is wanted: logits after every token, after the last one, the most probable token after that, or no
-more than that the tokens are read."""
 
 
 class Model:
@@ -56,6 +53,8 @@ class Model:
         """`[vocab, hidden]`, no bias."""
         self.dtype = dtype
         """The dtype of activations and of the KV cache."""
+        self.ends: Ends = WholeEnds(embedding, norm, lm_head, dtype)
+        """What comes before the layers and after them."""
         self._rope = YarnRope(config.head_dim, config.rope)
         self._recorded: dict[tuple[Ops, int, Wanted], RecordedStep | None] = {}
 
@@ -123,7 +122,7 @@ class Model:
             # To all but attention they are the tokens of one sequence.
             turns = zip(*(place.rotation for place in places), strict=True)
             rotation = Rotation(*(mx.concatenate(list(parts)) for parts in turns))
-            x = _embed(tokens[None], self.embedding, self.dtype)
+            x = self.ends.embed(tokens[None])
             for index, layer in enumerate(self.layers):
                 attention = layer.attention
                 q, rows = attention.queries(x, rotation)
@@ -132,10 +131,7 @@ class Model:
                     for n, (cache, place) in enumerate(zip(caches, places, strict=True))
                 ]
                 x = layer.experts(attention.finish(mx.concatenate(attended, axis=1), x))
-            ops = current_ops()
-            if most_probable:
-                return ops.norm_lm_head_argmax(x, self.norm, self.lm_head)[0]
-            return ops.norm_lm_head(x, self.norm, self.lm_head)[0]
+            return self.ends.finish(x, "tokens" if most_probable else "logits")[0]
         except BaseException:
             for cache, state in zip(caches, before, strict=True):
                 cache.restore(state)
@@ -153,10 +149,10 @@ class Model:
             step = self._recorded_step(cache, place, wanted) if tokens.size == 1 and offset else None
             if step is not None:
                 return step(tokens, cache, place)
-            x = _embed(tokens, self.embedding, self.dtype)
+            x = self.ends.embed(tokens)
             for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, layer_cache, place)
-            return _finish(x, self.norm, self.lm_head, wanted)
+            return self.ends.finish(x, wanted)
         except BaseException:
             # Some layers have taken the tokens in and others not: none may have.
             cache.restore(before)
@@ -177,22 +173,7 @@ class Model:
                 recording,
                 most_keys,
                 # Not bound to this model, which would keep itself alive by what it recorded.
-                partial(_embed, table=self.embedding, dtype=self.dtype),
-                partial(_finish, norm=self.norm, lm_head=self.lm_head, wanted=wanted),
+                self.ends.embed,
+                partial(self.ends.finish, wanted=wanted),
             )
         return self._recorded[key]
-
-
-def _embed(tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
-    return current_ops().embed(tokens, table, dtype)
-
-
-def _finish(x: mx.array, norm: Norm, lm_head: Projection, wanted: Wanted) -> mx.array:
-    """What is wanted of the residual stream after the last layer."""
-    if wanted == "nothing":
-        return x
-    if wanted != "logits" and x.shape[1] > 1:
-        x = x[:, -1:]
-    if wanted == "last_token":
-        return current_ops().norm_lm_head_argmax(x, norm, lm_head)
-    return current_ops().norm_lm_head(x, norm, lm_head)
