@@ -15,6 +15,7 @@
     │   └── ChecksumError        a file arrived with the wrong bytes
     ├── EngineError              the engine thread failed; the cause is attached
     │   └── EngineClosed         the engine was used after it was closed
+    ├── PeerFailed               another machine that has a part of the model failed
     └── Cancelled                the caller stopped the work
 
 A message is one sentence that names the value and the file, then what was expected, then what to do.
@@ -33,6 +34,7 @@ __all__ = [
     "ModelNotFound",
     "NotEnoughDisk",
     "NotEnoughMemory",
+    "PeerFailed",
     "StoreError",
     "TokenizerError",
     "UsageError",
@@ -109,6 +111,10 @@ class EngineError(GptOssError):
 
 class EngineClosed(EngineError):
     """The model was used after `close()`."""
+
+
+class PeerFailed(GptOssError):
+    """Another machine that has a part of the model failed, or cannot be reached."""
 
 
 class Cancelled(GptOssError):

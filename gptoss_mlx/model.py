@@ -4,9 +4,9 @@ Owns: the stack of decoder layers between the embedding and lm_head. Does not ow
 tokens (`generate`), or text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import mlx.core as mx
 
@@ -26,6 +26,9 @@ RECORDED_KEYS: Final = GROWTH_TOKENS
 
 RECORDED_STEPS: Final = 4
 """Recorded steps that are kept: for tokens and for logits, of this length and of another conversation's."""
+
+Step: TypeAlias = Callable[[mx.array, KVCache, Place], mx.array]
+"""One token's way through a model: from the token, `[1, 1]`, and the cache that takes it in to what is wanted."""
 
 
 class Model:
@@ -72,9 +75,12 @@ class Model:
 
         `logits` says that they are wanted after every token.
         """
+        # Weights count among what MLX holds.
+        return self._fitting_chunk(Needs(self.config, 0, self.dtype.size), cache, wanted, logits)
+
+    def _fitting_chunk(self, needs: Needs, cache: KVCache, wanted: int, logits: bool) -> int:
         return fitting_chunk(
-            # Weights count among what MLX holds.
-            Needs(self.config, 0, self.dtype.size),
+            needs,
             this_device(),
             wanted=wanted,
             offset=cache.offset,
@@ -158,7 +164,7 @@ class Model:
             cache.restore(before)
             raise
 
-    def _recorded_step(self, cache: KVCache, place: Place, wanted: Wanted) -> RecordedStep | None:
+    def _recorded_step(self, cache: KVCache, place: Place, wanted: Wanted) -> Step | None:
         """One token's way through the model as recorded before, or to be recorded now; None where that is not done."""
         ops, most_keys = current_ops(), -(-place.length.most // RECORDED_KEYS) * RECORDED_KEYS
         key = ops, most_keys, wanted
@@ -172,8 +178,13 @@ class Model:
                 cache.layers,
                 recording,
                 most_keys,
-                # Not bound to this model, which would keep itself alive by what it recorded.
-                self.ends.embed,
-                partial(self.ends.finish, wanted=wanted),
+                *self._step_ends(wanted),
             )
         return self._recorded[key]
+
+    def _step_ends(self, wanted: Wanted) -> tuple[Callable[[mx.array], mx.array], Callable[[mx.array], mx.array]]:
+        """What a recorded step does before the first layer, and after the last.
+
+        Not bound to this model, which would keep itself alive by what it recorded.
+        """
+        return self.ends.embed, partial(self.ends.finish, wanted=wanted)
