@@ -17,6 +17,7 @@
     │   └── EngineClosed         the engine was used after it was closed
     ├── HostsError               a host cannot take part: out of reach, another version, no or another model
     │   └── HostLost             a host that took part is gone, or says nothing any more
+    ├── PeerFailed               another machine that has a part of the model failed
     └── Cancelled                the caller stopped the work
 
 A message is one sentence that names the value and the file, then what was expected, then what to do.
@@ -37,6 +38,7 @@ __all__ = [
     "ModelNotFound",
     "NotEnoughDisk",
     "NotEnoughMemory",
+    "PeerFailed",
     "StoreError",
     "TokenizerError",
     "UsageError",
@@ -121,6 +123,10 @@ class HostsError(GptOssError):
 
 class HostLost(HostsError):
     """A host that took part is gone, or says nothing any more. The next request starts the hosts again."""
+
+
+class PeerFailed(GptOssError):
+    """Another machine that has a part of the model failed, or cannot be reached."""
 
 
 class Cancelled(GptOssError):
