@@ -308,8 +308,9 @@ class GptOss:
     def save_kv(self, chat: Chat, path: Path, *, bits: int | None = None) -> KVSaved:
         """Writes what was read of `chat` to `path`, so that it can be resumed without reading it again.
 
-        On several hosts nothing is written: each of them holds a part only. `bits=8` halves the file: keys and values of the full layers lose precision then. `KVStore` keeps such files in
-        a folder. Raises UsageError for other bits, NotEnoughDisk or GptOssError when the file cannot be written.
+        On several hosts nothing is written: each of them holds a part only. `bits=8` halves the file: keys and values
+        of the full layers lose precision then. `KVStore` keeps such files in a folder. Raises UsageError for other
+        bits, NotEnoughDisk or GptOssError when the file cannot be written.
         """
         begin = time.perf_counter()
         if self._hosted is not None:

@@ -16,7 +16,8 @@ from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import this_device
 from gptoss_mlx.ends import Ends, Wanted, WholeEnds
 from gptoss_mlx.errors import ContextOverflow
-from gptoss_mlx.memory import PROCESS_BYTES, Needs, activation_bytes, fitting_chunk, memory_limit
+from gptoss_mlx.memory import Needs, fitting_chunk
+from gptoss_mlx.memory_limits import has_room
 from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, Rotation, current_ops
 from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
@@ -85,9 +86,7 @@ class Model:
 
     def has_room(self, more_kv_bytes: int, chunk: int, context: int) -> bool:
         """Whether KV caches may grow by so much while a `chunk` of a prompt of `context` tokens is read."""
-        device = this_device()
-        activations = activation_bytes(self.config, device, self.dtype.size, chunk, context)
-        return mx.get_active_memory() + more_kv_bytes + activations + PROCESS_BYTES <= memory_limit(device)
+        return has_room(self.config, self.dtype.size, more_kv_bytes, chunk, context)
 
     def make_cache(self) -> KVCache:
         """An empty KV cache for this model."""

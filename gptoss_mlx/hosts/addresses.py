@@ -51,7 +51,7 @@ def read_hosts(hosts: str | os.PathLike[str] | Sequence[str]) -> tuple[Host, ...
         found = _of_hostfile(Path(hosts))
     else:
         names = hosts.split(",") if isinstance(hosts, str) else list(hosts)
-        found = [_of_word(name.strip()) for name in names]
+        found = [one_host(name.strip()) for name in names]
     if len(found) < 2:
         raise UsageError(
             f"hosts names {len(found)} host; expected two or more, such as mac1,mac2 (127.0.0.1,127.0.0.1 runs two "
@@ -60,7 +60,8 @@ def read_hosts(hosts: str | os.PathLike[str] | Sequence[str]) -> tuple[Host, ...
     return tuple(found)
 
 
-def _of_word(word: str) -> Host:
+def one_host(word: str) -> Host:
+    """The host of one name, NAME or NAME=ADDRESS. Raises UsageError."""
     name, _, address = word.partition("=")
     # A name that begins with a dash would be an option of ssh.
     if not _NAME.fullmatch(name):
@@ -76,7 +77,7 @@ def _of_hostfile(path: Path) -> list[Host]:
         entries = values["hosts"] if isinstance(values, dict) else values
         hosts = []
         for entry in entries:
-            host = _of_word(str(entry["ssh"]))
+            host = one_host(str(entry["ssh"]))
             if ips := entry.get("ips", []):
                 _check_address(str(ips[0]), str(path))
                 host = replace(host, address=str(ips[0]))

@@ -15,7 +15,7 @@ from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import GptOssError, HostsError
 from gptoss_mlx.hosts.addresses import Host, find_addresses
 from gptoss_mlx.hosts.process import CONNECT_SECONDS, SSH_FAILED, ssh_command
-from gptoss_mlx.hosts.sharing import measure, share_model
+from gptoss_mlx.hosts.sharing import share_model
 from gptoss_mlx.hosts.start import (
     HostFacts,
     check_model_there,
@@ -144,7 +144,7 @@ def _look_together(hosts: Sequence[Host], model: FoundModel) -> Iterator[Finding
             yield Finding(_all(hosts), "network", False, str(error))
             return
         yield Finding(_all(hosts), "network", True, "each reaches the next: " + ", ".join(h.address for h in hosts))
-        link = measure(cluster)
+        link = cluster
         yield Finding(_all(hosts), "link", True, link.said)
         try:
             sharing = share_model(cluster, Path(model.folder), _config(model), facts, link=link)

@@ -144,8 +144,8 @@ class Cluster:
                 if left <= 0:
                     missing = next(rank for rank in self._ranks if rank.hello is None)
                     raise HostsError(
-                        f"{missing.called} did not start within {START_SECONDS:.0f} s; try `ssh {missing.process.host.name}"
-                        "`, or see what `gptoss hosts check` says"
+                        f"{missing.called} did not start within {START_SECONDS:.0f} s; see whether `ssh "
+                        f"{missing.process.host.name}` connects, and what `gptoss hosts check` says"
                     )
                 self._changed.wait(min(left, 0.5))
             self._started = True
@@ -247,6 +247,8 @@ class Cluster:
                     break
                 self._changed.wait(0.1)
             found = [(rank, *error) for rank in self._ranks for error in list(rank.errors.values())[:1]]
+            # One that only says that another one failed is not the cause.
+            found.sort(key=lambda failed: failed[1] == "PeerFailed")
             together = len(found) == len(self._ranks) and len({kind for _, kind, _ in found}) == 1
             for rank in self._ranks:
                 rank.errors.clear()

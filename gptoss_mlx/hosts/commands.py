@@ -20,11 +20,13 @@ import numpy as np
 
 from gptoss_mlx.cache import KVCache
 from gptoss_mlx.device import this_device
+from gptoss_mlx.distributed.load import load_shard
+from gptoss_mlx.distributed.plan import Plan
+from gptoss_mlx.distributed.sharded_model import ShardedModel
 from gptoss_mlx.errors import GptOssError, HostsError
 from gptoss_mlx.hosts.free_memory import free_memory_bytes
 from gptoss_mlx.hosts.model_there import look_for, verify_once
-from gptoss_mlx.memory_limits import as_shortage, is_shortage, set_limits
-from gptoss_mlx.model import Model
+from gptoss_mlx.memory_limits import as_shortage, has_room, is_shortage, set_limits
 from gptoss_mlx.snapshot import Snapshot
 
 JOIN_SECONDS: Final = 8.0
@@ -49,7 +51,7 @@ class Commands:
         self._rank = 0
         self._listener: socket.socket | None = None
         self._group: mx.distributed.Group | None = None
-        self._model: Model | None = None
+        self._model: ShardedModel | None = None
         self._caches: dict[int, KVCache] = {}
         self._places: dict[int, Snapshot] = {}
         self._commands: Mapping[str, Callable[..., Result]] = {
@@ -161,12 +163,9 @@ class Commands:
 
     # The model
 
-    def _load(self, folder: str, plan: dict[str, Any]) -> Result:
-        from gptoss_mlx.distributed import load_shard
-        from gptoss_mlx.hosts.sharing import plan_of
-
+    def _load(self, folder: str, plan: str) -> Result:
         set_limits(this_device())
-        model = load_shard(Path(folder), plan_of(plan), self._rank, self._joined, progress=self._progress)
+        model = load_shard(Path(folder), Plan.from_json(plan), self._rank, self._joined, progress=self._progress)
         self._model = model
         return {"dtype": str(model.dtype).removeprefix("mlx.core."), "active_bytes": mx.get_active_memory()}
 
@@ -196,7 +195,9 @@ class Commands:
         return {"tokens": self._loaded.fitting_chunk(self._caches[cache], wanted, logits=logits)}
 
     def _has_room(self, more_kv_bytes: int, chunk: int, context: int) -> Result:
-        return {"room": self._loaded.has_room(more_kv_bytes, chunk, context)}
+        whole, own = self._loaded.config, self._loaded.share_config
+        more_here = more_kv_bytes * own.kv_bytes_per_token(1) // max(1, whole.kv_bytes_per_token(1))
+        return {"room": has_room(own, self._loaded.dtype.size, more_here, chunk, context)}
 
     def _begin_peak(self) -> Result:
         self._loaded.begin_peak()
@@ -245,7 +246,7 @@ class Commands:
         return self._group
 
     @property
-    def _loaded(self) -> Model:
+    def _loaded(self) -> ShardedModel:
         if self._model is None:
             raise HostsError("this rank has no model yet")
         return self._model

@@ -99,7 +99,7 @@ class RankProcess:
             return f"its process was ended by {_signal_name(-code)}"
         if not self.host.local and code > 128:
             return f"its process was ended by {_signal_name(code - 128)}"
-        if code == 127 and "there is no gptoss-mlx" in said or "No module named 'gptoss_mlx" in said:
+        if "there is no gptoss-mlx" in said or "No module named 'gptoss_mlx" in said:
             return (
                 f"gptoss-mlx is not installed there; install the version that runs here: pip install "
                 f"gptoss-mlx=={__version__}"

@@ -79,7 +79,8 @@ class _Line:
                 if "op" in values:
                     self._commands.put(values)
         except BaseException as error:
-            print(f"the line to the front end is broken: {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"the line to the front end is broken: {error}\n")
+            sys.stderr.flush()
         os._exit(1)
 
     def live(self) -> None:

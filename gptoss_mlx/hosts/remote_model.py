@@ -136,7 +136,7 @@ class RemoteCache(KVCache):
 
     def can_trim(self, tokens: int) -> bool:
         offset = self._offset - tokens
-        return 0 <= tokens and (offset == 0 or (offset > 0 and max(0, offset - self.window + 1) >= self._oldest))
+        return tokens >= 0 and (offset == 0 or (offset > 0 and max(0, offset - self.window + 1) >= self._oldest))
 
     def trim(self, tokens: int) -> None:
         if not 0 <= tokens <= self._offset:
@@ -298,8 +298,8 @@ class RemoteModel(Model):
         if answer.values["offset"] != remote.offset:
             self._closing()
             raise HostLost(
-                f"the ranks hold {answer.values['offset']} tokens where {remote.offset} were expected; the next message "
-                "starts the hosts again"
+                f"the hosts hold {answer.values['offset']} tokens where {remote.offset} were expected; the next "
+                "message starts them again"
             )
         return mx.zeros((1,)) if answer.array is None else mx.array(answer.array)
 

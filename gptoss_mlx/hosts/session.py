@@ -1,4 +1,4 @@
-"""A model on several hosts, from the front end's side: looked at once, loaded, and loaded again whenever hosts were lost.
+"""A model on several hosts, from the front end's side: looked at once, loaded, and loaded again when hosts were lost.
 
 Owns: what stays the same over all of that (which hosts, which parts, how much context), and the ranks that were started
 and not given to a model yet. Does not own: the steps (`start`), the model that comes of them (`remote_model`).

@@ -1,17 +1,34 @@
-"""DEV version."""
+"""Which host gets which part of a model, what that takes of its memory, and how much context it leaves room for.
 
-import dataclasses
+Owns: the figures of all hosts together. Does not own: how a model is divided (`distributed`), what a model takes on one
+machine (`memory`).
+"""
+
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from gptoss_mlx.checkpoint import open_checkpoint
+import mlx.core as mx
+
+from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.device import Device
+from gptoss_mlx.distributed.load import shard_bytes
+from gptoss_mlx.distributed.plan import PipelineShare, Plan, Share
+from gptoss_mlx.distributed.sharded_model import share_config
+from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.hosts.cluster import Cluster
 from gptoss_mlx.hosts.start import HostFacts
-from gptoss_mlx.memory import MemoryEstimate, Needs
-from gptoss_mlx.weights import needs_of
+from gptoss_mlx.kv_pool import default_limit_bytes
+from gptoss_mlx.memory import (
+    GROWTH_TOKENS,
+    LEAST_CONTEXT_TOKENS,
+    MemoryEstimate,
+    Needs,
+    memory_limit,
+)
+from gptoss_mlx.weights import FLOAT32_MEMORY_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,43 +40,142 @@ class HostShare:
     part: str
     """Which part, in words."""
     weights_bytes: int
+    """Of the part, in memory."""
     memory_bytes: int
-    """What a model may take there."""
+    """What a rank may take there."""
     free_bytes: int | None
     """What nobody needed there when it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Which host gets what of a model, and what that leaves room for."""
+    """A division of a model among hosts."""
 
-    plan: Any
+    plan: Plan
     shares: tuple[HostShare, ...]
-    needs: Needs
-    devices: Any
+    """In order of rank."""
+    config: ModelConfig
+    """The whole model's."""
+    needs: tuple[Needs, ...]
+    """What each rank's part takes."""
+    devices: tuple[Device, ...]
+    """What each rank may use: of a host with several ranks, its part."""
+
+    @property
+    def longest_context(self) -> int:
+        """Tokens of context that fit all hosts, at most what the model was made for; 0 when none fit."""
+        return min(need.longest_context(device) for need, device in zip(self.needs, self.devices, strict=True))
 
     def choose_context(self, context: int | None, name: str, *, force: bool) -> int:
-        return self.needs.choose_context(self.devices[0], context, name, force=force)
+        """The context length to load with: `context` if that is given, else the longest that fits all hosts.
+
+        Raises `NotEnoughMemory`, which names the host, when it does not fit; `force` goes on, as on one machine.
+        """
+        longest = self.longest_context
+        chosen = max(longest, min(LEAST_CONTEXT_TOKENS, self.config.max_position_embeddings))
+        chosen = chosen if context is None else context
+        if force:
+            return chosen
+        for share, need, device in zip(self.shares, self.needs, self.devices, strict=True):
+            estimate = need.estimate(device, chosen)
+            if not estimate.fits:
+                advice = (
+                    f"a context of {longest:,} tokens fits"
+                    if longest >= GROWTH_TOKENS
+                    else "close what else needs memory there, or let more hosts take part"
+                )
+                part = f"the part of {name} on {share.host} (rank {share.rank})"
+                said = estimate.sentence(part).replace("this machine has", "it has there")
+                raise NotEnoughMemory(f"{said}; {advice}, and force (--force) tries nevertheless")
+        return chosen
 
     def estimate(self, context: int) -> MemoryEstimate:
-        return self.needs.estimate(self.devices[0], context)
+        """What all parts take together with so many tokens of context."""
+        parts = [need.estimate(device, context) for need, device in zip(self.needs, self.devices, strict=True)]
+        return MemoryEstimate(
+            context=context,
+            prefill_chunk=parts[0].prefill_chunk,
+            weights_bytes=sum(part.weights_bytes for part in parts),
+            kv_bytes=sum(part.kv_bytes for part in parts),
+            activation_bytes=sum(part.activation_bytes for part in parts),
+            buffer_bytes=sum(part.buffer_bytes for part in parts),
+            limit_bytes=sum(part.limit_bytes for part in parts),
+            on_metal=all(part.on_metal for part in parts),
+        )
 
     @property
     def kv_limit_bytes(self) -> int:
-        return 1 << 30
+        """Bytes of the whole model's KV caches that may be kept between turns: then one host is at its limit."""
+        limits = []
+        for need, device in zip(self.needs, self.devices, strict=True):
+            whole, own = self.config.kv_bytes_per_token(1), need.config.kv_bytes_per_token(1)
+            limits.append(default_limit_bytes(device, need.weights_bytes) * whole // max(1, own))
+        return min(limits)
 
 
 def share_model(cluster: Cluster, folder: Path, config: ModelConfig, facts: Sequence[HostFacts]) -> Sharing:
-    n = len(facts)
-    needs = needs_of(open_checkpoint(folder), facts[0].device)
-    shares = tuple(
-        HostShare(f.host.name, r, "all", needs.weights_bytes, f.device.memory_bytes, f.free_bytes)
-        for r, f in enumerate(facts)
+    """How the hosts, which have joined, share the model in `folder`. Raises NotEnoughMemory, UsageError, HostLost."""
+    devices = own_devices(facts)
+    checkpoint = open_checkpoint(folder)
+    plan = _even(config, len(facts))
+    plan.check(config)
+    dtype = _agreed_dtype(checkpoint, plan, devices)
+    needs = tuple(
+        Needs(share_config(config, share), shard_bytes(checkpoint, plan, rank, dtype), dtype.size)
+        for rank, share in enumerate(plan.shares)
     )
-    return Sharing({"mode": "tensor", "size": n}, shares, needs, [f.device for f in facts])
+    shares = tuple(
+        HostShare(
+            fact.host.name, rank, part_in_words(plan.shares[rank], config), needs[rank].weights_bytes, limit, free
+        )
+        for rank, (fact, limit, free) in enumerate(
+            (fact, memory_limit(device), fact.free_bytes) for fact, device in zip(facts, devices, strict=True)
+        )
+    )
+    return Sharing(plan, shares, config, needs, devices)
 
 
-def plan_of(values: dict[str, Any]) -> Any:
-    from gptoss_mlx.distributed import Plan
+def _even(config: ModelConfig, n: int) -> Plan:
+    from gptoss_mlx.distributed.plan import Span, TensorShare
 
-    return Plan(**values)
+    def cut(total: int, unit: int) -> list[Span]:
+        ends = [round(total / unit * k / n) * unit for k in range(n + 1)]
+        return [Span(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+
+    spans = zip(
+        cut(config.num_key_value_heads, 1), cut(config.intermediate_size, 32), cut(config.vocab_size, 1), strict=True
+    )
+    return Plan(tuple(TensorShare(*span) for span in spans))
+
+
+def own_devices(facts: Sequence[HostFacts]) -> tuple[Device, ...]:
+    """Each rank's machine as far as that rank may use it: ranks on one host divide its memory evenly."""
+    ranks = Counter(fact.host.address for fact in facts)
+
+    def part(fact: HostFacts) -> Device:
+        count, device = ranks[fact.host.address], fact.device
+        working_set = device.working_set_bytes
+        return replace(
+            device,
+            memory_bytes=device.memory_bytes // count,
+            working_set_bytes=None if working_set is None else working_set // count,
+        )
+
+    return tuple(map(part, facts))
+
+
+def part_in_words(share: Share, config: ModelConfig) -> str:
+    """Which part of a model a share is."""
+    if isinstance(share, PipelineShare):
+        return f"layers {share.layers.start + 1} to {share.layers.stop} of {config.num_hidden_layers}"
+    percent = round(100 * share.inner.size / config.intermediate_size)
+    return f"{share.kv_heads.size} of {config.num_key_value_heads} heads and {percent} % of the experts of every layer"
+
+
+def _agreed_dtype(checkpoint: Checkpoint, plan: Plan, devices: Sequence[Device]) -> mx.Dtype:
+    """What the ranks will agree to compute in (`load_shard`): float32 where no host has a GPU and all have room."""
+    roomy = all(
+        not device.gpu and shard_bytes(checkpoint, plan, rank, mx.float32) <= FLOAT32_MEMORY_SHARE * device.memory_bytes
+        for rank, device in enumerate(devices)
+    )
+    return mx.float32 if roomy else mx.bfloat16

@@ -17,6 +17,7 @@ import mlx.core as mx
 from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device
+from gptoss_mlx.distributed.plan import Plan
 from gptoss_mlx.errors import HostsError, ModelNotFound
 from gptoss_mlx.hosts.addresses import Host, find_addresses
 from gptoss_mlx.hosts.cluster import Cluster
@@ -124,8 +125,8 @@ def check_model_there(cluster: Cluster, name: str, folder: Path, found: Sequence
             raise HostsError(f"{called} cannot use its {name}: {there.why}; {copy}")
         if there.fingerprint != expected:
             raise HostsError(
-                f"{called} has another {name} in {there.folder} than this machine in {folder}; expected the same model, "
-                f"converted in the same way: {copy}"
+                f"{called} has another {name} in {there.folder} than this machine in {folder}; expected the same "
+                f"model, converted in the same way: {copy}"
             )
 
 
@@ -183,7 +184,7 @@ def load_parts(
     cluster: Cluster,
     config: ModelConfig,
     folders: Sequence[str],
-    plan: dict[str, Any],
+    plan: Plan,
     progress: Callable[[int, int], None] | None = None,
 ) -> RemoteModel:
     """The model, each rank having loaded its part of it as `plan` says. Raises what loading raises, and HostLost."""
@@ -196,6 +197,8 @@ def load_parts(
             progress(sum(done.values()), sum(totals.values()))
 
     each = [{"folder": folder} for folder in folders]
-    answers = cluster.call("load", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each, progress=report, plan=plan)
+    answers = cluster.call(
+        "load", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each, progress=report, plan=plan.to_json()
+    )
     dtype = getattr(mx, str(answers[0].values["dtype"]))
     return RemoteModel(cluster, config, dtype)
