@@ -19,9 +19,9 @@ from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import this_device
 from gptoss_mlx.distributed.cuts import Cut, make_cuts
 from gptoss_mlx.distributed.parts import part_of
-from gptoss_mlx.distributed.plan import PipelineShare, Plan
+from gptoss_mlx.distributed.plan import PipelineShare, Plan, share_config
 from gptoss_mlx.distributed.shard_source import ShardSource
-from gptoss_mlx.distributed.sharded_model import ShardedModel, share_config
+from gptoss_mlx.distributed.sharded_model import ShardedModel
 from gptoss_mlx.distributed.wire import Wire
 from gptoss_mlx.errors import NotEnoughMemory, PeerFailed, UsageError, WeightsError
 from gptoss_mlx.layouts import OURS, Recipe

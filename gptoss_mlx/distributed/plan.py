@@ -16,7 +16,7 @@ Owns: what a share is, that shares cover a model once, and their file. Does not 
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from gptoss_mlx.config import MXFP4_GROUP, ModelConfig
@@ -156,6 +156,20 @@ class Plan:
 
     def _names(self) -> tuple[str, ...]:
         return ("kv_heads", "inner", "vocab") if self.mode == "tensor" else ("layers",)
+
+
+def share_config(config: ModelConfig, share: Share) -> ModelConfig:
+    """The shape of one rank's part of the layers, as far as memory goes; the vocabulary stays whole."""
+    if isinstance(share, PipelineShare):
+        kinds = config.layer_types[share.layers.start : share.layers.stop]
+        return replace(config, num_hidden_layers=len(kinds), layer_types=kinds)
+    group = config.num_attention_heads // config.num_key_value_heads
+    return replace(
+        config,
+        num_key_value_heads=share.kv_heads.size,
+        num_attention_heads=share.kv_heads.size * group,
+        intermediate_size=share.inner.size,
+    )
 
 
 def totals_of(config: ModelConfig) -> dict[str, int]:

@@ -5,7 +5,7 @@ machine is agreed upon, and every call is queued at once. Does not own: what goe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ from gptoss_mlx.cache import KVCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.distributed.parts import PipelineEnds, tensor_ends
-from gptoss_mlx.distributed.plan import PipelineShare, Plan, Share
+from gptoss_mlx.distributed.plan import Plan, share_config
 from gptoss_mlx.distributed.wire import Wire
 from gptoss_mlx.ends import Ends, Wanted, WholeEnds
 from gptoss_mlx.memory import Needs
@@ -24,20 +24,6 @@ from gptoss_mlx.model import Model, Step
 from gptoss_mlx.ops import Norm, Place, Projection, current_ops
 
 _Ends: TypeAlias = tuple[Callable[[mx.array], mx.array], Callable[[mx.array], mx.array]]
-
-
-def share_config(config: ModelConfig, share: Share) -> ModelConfig:
-    """The shape of one rank's part of the layers, as far as memory goes; the vocabulary stays whole."""
-    if isinstance(share, PipelineShare):
-        kinds = config.layer_types[share.layers.start : share.layers.stop]
-        return replace(config, num_hidden_layers=len(kinds), layer_types=kinds)
-    group = config.num_attention_heads // config.num_key_value_heads
-    return replace(
-        config,
-        num_key_value_heads=share.kv_heads.size,
-        num_attention_heads=share.kv_heads.size * group,
-        intermediate_size=share.inner.size,
-    )
 
 
 class ShardedModel(Model):

@@ -1,23 +1,20 @@
 """What the ranks of a group say to each other, and how many bytes that is.
 
 A sum of what all ranks have is either MLX's `all_sum` (2 (n - 1) hops, each rank sends 2 (n - 1) / n of an array), or
-every rank sends its part to all others (`all_gather`: n - 1 hops, n - 1 arrays) and adds them up itself. For two ranks
-the second is the same bytes in half the hops; for more it is better where hops cost more than bytes do, as with one
-token. Either way every rank has the same bits: parts are added in order of rank, in float32 where they were gathered.
-So whatever follows from them (which experts, which token) is the same everywhere.
+every rank sends its part to all others (`all_gather`: n - 1 hops, n - 1 arrays) and adds them up itself; `link` says
+when which. Either way every rank has the same bits: gathered parts are added in order of rank, in float32. So whatever
+follows from them (which experts, which token) is the same everywhere.
 
 Parts go over the wire in the dtype of the activations, unless another is asked for.
 
 Owns: collectives, the zeros that stand for no residual, the count. Does not own: where in a model they are (`parts`).
 """
 
-from typing import Final, cast
+from typing import cast
 
 import mlx.core as mx
 
-GATHERED_BYTES: Final = 128 << 10
-"""Up to this many bytes parts are gathered, for more than two ranks, rather than summed on their way: with 0.1 ms a hop
-and 1 GB/s, gathering is the faster up to 300 KB for three ranks and 200 KB for four."""
+from gptoss_mlx.distributed.link import gathers, sum_traffic
 
 
 class Wire:
@@ -87,8 +84,9 @@ class Wire:
     def _parts(self, part: mx.array) -> list[mx.array]:
         """Arrays in the shape of `part` whose sum is that of all ranks' parts."""
         sent = part if self._dtype is None else part.astype(self._dtype)
-        if self.size <= 2 or sent.nbytes <= GATHERED_BYTES:
+        if gathers(sent.nbytes, self.size):
             return [other.reshape(part.shape) for other in self.gather(sent)]
-        self.sent_bytes += 2 * (self.size - 1) * sent.nbytes // self.size
-        self.hops += 2 * (self.size - 1)
+        traffic = sum_traffic(sent.nbytes, self.size)
+        self.sent_bytes += traffic.sent_bytes
+        self.hops += traffic.hops
         return [mx.distributed.all_sum(sent, group=self.group)]
