@@ -88,17 +88,17 @@ class GptossApp(Leaving):
     ) -> None:
         """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
         conversation to go on with (default: the one that was on the screen last). `settings`, `overflow`, `hosts` and
-        `host_timeout_seconds` go over the preferences while the app runs, `defaults` are further options of every answer, `date` is what models are told
-        in new conversations, `toolbox` holds what they may call. The rest is for tests."""
+        `host_timeout_seconds` go over the preferences while the app runs, `defaults` are further options of every
+        answer, `date` is what models are told in new conversations, `toolbox` holds what they may call. The rest is for
+        tests."""
         super().__init__(ansi_color=colourless())
         self.store = Store() if store is None else store
         """Where the conversations are."""
         self.preferences = load_preferences() if preferences is None else preferences
         self.preferences = replace(self.preferences, **(settings or {}))
-        given = {"overflow": overflow, "hosts": hosts, "host_timeout_seconds": host_timeout_seconds}
-        self.preferences = replace(
-            self.preferences, **{name: value for name, value in given.items() if value is not None}
-        )
+        given: dict[str, Any] = {"overflow": overflow, "hosts": hosts, "host_timeout_seconds": host_timeout_seconds}
+        given = {name: value for name, value in given.items() if value is not None}
+        self.preferences = replace(self.preferences, **given)
         """What the user set; replaced when that changes."""
         self.session = ModelSession(defaults=defaults) if session is None else session
         """The model."""

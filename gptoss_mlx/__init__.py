@@ -33,6 +33,7 @@ from gptoss_mlx.errors import (
     UsageError,
     WeightsError,
 )
+from gptoss_mlx.version import __version__
 
 if TYPE_CHECKING:
     from gptoss_mlx.api import GptOss, load
@@ -65,8 +66,6 @@ if TYPE_CHECKING:
     from gptoss_mlx.published_fit import published_fit
     from gptoss_mlx.stream import Stream
     from gptoss_mlx.tools import RunningCall, Tool, ToolLimits, current_call, make_tool
-
-__version__ = "0.1.0"
 
 # Whoever imports MLX through this package comes by here first, and MLX reads the limits when it is imported.
 set_limits()

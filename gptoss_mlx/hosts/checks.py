@@ -8,14 +8,13 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import GptOssError, HostsError
 from gptoss_mlx.hosts.addresses import Host, find_addresses
 from gptoss_mlx.hosts.process import CONNECT_SECONDS, SSH_FAILED, ssh_command
-from gptoss_mlx.hosts.sharing import share_model
+from gptoss_mlx.hosts.sharing import measure, share_model
 from gptoss_mlx.hosts.start import (
     HostFacts,
     check_model_there,
@@ -49,13 +48,17 @@ def check_hosts(
     hosts: Sequence[Host], model: FoundModel, *, name: str, stage: Callable[[str], None] = lambda sentence: None
 ) -> Iterator[Finding]:
     """What there is to be said, host by host as it is found, then of all together."""
-    try:
-        hosts = find_addresses(hosts)
-    except HostsError as error:
-        yield Finding(_all(hosts), "address", False, str(error))
-        return
-    different = list(dict.fromkeys(hosts))
     well = True
+    there: list[Host] = []
+    for host in hosts:
+        try:
+            there += find_addresses([host])
+        except HostsError as error:
+            well = False
+            yield Finding(host.name, "address", False, str(error))
+    if not there:
+        return
+    different = list(dict.fromkeys(find_addresses(there)))
     with ThreadPoolExecutor(len(different)) as pool:
         for findings in pool.map(lambda host: _look_at(host, model, name), different):
             for finding in findings:
@@ -114,11 +117,11 @@ def _try_ssh(host: Host) -> Finding:
         return Finding(host.name, "ssh", False, said)
     if tried.returncode == 0:
         return Finding(host.name, "ssh", True, "connects without asking for a password")
-    said = tried.stderr.strip().splitlines()[-1:] or [f"exit code {tried.returncode}"]
+    said = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
     advice = f"make `ssh {host.name}` work without a password: `ssh-copy-id {host.name}`"
-    if tried.returncode == SSH_FAILED and "denied" not in said[0].lower():
+    if tried.returncode == SSH_FAILED and "denied" not in said.lower():
         advice = f"see that it is on, that Remote Login is switched on there, and that `ssh {host.name}` finds it"
-    return Finding(host.name, "ssh", False, f"{said[0]}; {advice}")
+    return Finding(host.name, "ssh", False, f"{said}; {advice}")
 
 
 def _memory(facts: HostFacts) -> Finding:
@@ -143,11 +146,13 @@ def _look_together(hosts: Sequence[Host], model: FoundModel) -> Iterator[Finding
         except GptOssError as error:
             yield Finding(_all(hosts), "network", False, str(error))
             return
-        yield Finding(_all(hosts), "network", True, "each reaches the next: " + ", ".join(h.address for h in hosts))
-        link = cluster
-        yield Finding(_all(hosts), "link", True, link.said)
+        addresses = ", ".join(host.address for host in cluster.hosts)
+        yield Finding(_all(hosts), "network", True, f"each reaches the next: {addresses}")
+        link = measure(cluster)
+        speed = f"{link.bytes_per_s / 1e9:.2f} GB/s, {link.latency_s * 1e3:.2f} ms one way"
+        yield Finding(_all(hosts), "link", True, speed)
         try:
-            sharing = share_model(cluster, Path(model.folder), _config(model), facts, link=link)
+            sharing = share_model(model.folder, _config(model), facts, link)
             sharing.choose_context(None, model.name, force=False)
         except GptOssError as error:
             yield Finding(_all(hosts), "share", False, str(error))

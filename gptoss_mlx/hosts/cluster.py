@@ -90,13 +90,13 @@ class Cluster:
         self._over = threading.Event()
         """Set once no rank is left."""
         self._ranks: list[_Rank] = []
-        try:
-            for number, host in enumerate(hosts):
+        for number, host in enumerate(hosts):
+            try:
                 process = RankProcess(host, patience_seconds=patience_seconds)
-                self._ranks.append(_Rank(number, process, time.monotonic()))
-        except OSError as error:
-            self._end_all(0.0)
-            raise HostsError(f"no rank can be started on {host.name}: {error}") from error
+            except OSError as error:
+                self._end_all(0.0)
+                raise HostsError(f"no rank can be started on {host.name}: {error}") from error
+            self._ranks.append(_Rank(number, process, time.monotonic()))
         _live.add(self)
         for rank in self._ranks:
             threading.Thread(target=self._listen, args=(rank,), name="gptoss-rank", daemon=True).start()

@@ -21,6 +21,7 @@ import numpy as np
 from gptoss_mlx.cache import KVCache
 from gptoss_mlx.device import this_device
 from gptoss_mlx.distributed.load import load_shard
+from gptoss_mlx.distributed.measure import measure_link
 from gptoss_mlx.distributed.plan import Plan
 from gptoss_mlx.distributed.sharded_model import ShardedModel
 from gptoss_mlx.errors import GptOssError, HostsError
@@ -157,8 +158,6 @@ class Commands:
         return None
 
     def _measure(self) -> Result:
-        from gptoss_mlx.distributed import measure_link
-
         return asdict(measure_link(self._joined))
 
     # The model

@@ -7,6 +7,7 @@
 Nothing that is read is ever run: a message is values. Owns: this form. Does not own: what messages mean.
 """
 
+import io
 import json
 import os
 import select
@@ -67,7 +68,7 @@ class FrameWriter:
         if array is not None:
             array = np.ascontiguousarray(array)
             values["array"] = {"dtype": array.dtype.name, "shape": array.shape}
-            payload = memoryview(array).cast("B")
+            payload = _bytes_of(array)
         header = json.dumps(values).encode()
         with self._lock:
             self._write(memoryview(PREFIX.pack(len(header), len(payload)) + header))
@@ -111,7 +112,7 @@ class FrameReader:
     """Reads messages, on one thread."""
 
     def __init__(self, descriptor: int) -> None:
-        self._file = os.fdopen(descriptor, "rb", buffering=1 << 16)
+        self._file = io.BufferedReader(io.FileIO(descriptor), 1 << 16)
 
     def skip_to_mark(self) -> bool:
         """Skips what comes before the mark; False when the line ends first, or too much comes."""
@@ -148,7 +149,7 @@ class FrameReader:
             raise BrokenLine("what it says is no message") from error
         if array.nbytes != array_bytes:
             raise BrokenLine("its array is of another size than it says")
-        view = memoryview(array).cast("B") if array.nbytes else memoryview(b"")
+        view = _bytes_of(array)
         done = 0
         while done < array_bytes:
             count = self._file.readinto(view[done:])
@@ -160,3 +161,8 @@ class FrameReader:
     def close(self) -> None:
         """Closes the line's end here."""
         self._file.close()
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """The bytes of a contiguous array, in place."""
+    return array.reshape(-1).view(np.uint8).data

@@ -11,9 +11,9 @@ import threading
 from collections import deque
 from typing import Final
 
-from gptoss_mlx import __version__
 from gptoss_mlx.hosts.addresses import Host
 from gptoss_mlx.hosts.frames import FrameReader, FrameWriter
+from gptoss_mlx.version import __version__
 
 CONNECT_SECONDS: Final = 10
 """How long ssh may take to connect."""

@@ -16,8 +16,8 @@ import threading
 import time
 from typing import Any, Final
 
-from gptoss_mlx import __version__
 from gptoss_mlx.hosts.frames import Array, BrokenLine, FrameReader, FrameWriter
+from gptoss_mlx.version import __version__
 
 PROTOCOL: Final = 1
 """Of the commands; the version of the package decides, and this only what says so."""

@@ -16,11 +16,12 @@ import mlx.core as mx
 
 from gptoss_mlx.cache import KVCache
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.ends import Wanted
 from gptoss_mlx.errors import ContextOverflow, HostLost, UsageError
 from gptoss_mlx.hosts.cluster import Answer, Cluster
 from gptoss_mlx.hosts.pace import Pace
 from gptoss_mlx.memory import kv_bytes
-from gptoss_mlx.model import Model, Wanted
+from gptoss_mlx.model import Model
 from gptoss_mlx.snapshot import LayerSnapshot, Sized, Snapshot
 
 WARM_UP_TOKENS: Final = 32
@@ -56,7 +57,7 @@ class _Ranks:
         """Has the ranks read `count` tokens."""
         begin = time.monotonic()
         limit = self.pace.limit_seconds(count)
-        answer = self.cluster.call(op, limit_seconds=limit, **values, **self._freed())[0]
+        answer = self.cluster.call(op, limit_seconds=limit, **{**values, **self._freed()})[0]
         self.pace.took(count, time.monotonic() - begin)
         return answer
 
@@ -286,6 +287,7 @@ class RemoteModel(Model):
         )
         for cache in remote:
             cache.advance(1)
+        assert answer.array is not None, "the first rank sends what it computed"
         return mx.array(answer.array)
 
     def _read(self, tokens: mx.array, cache: KVCache | None, wanted: Wanted) -> mx.array:

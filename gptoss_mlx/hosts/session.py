@@ -13,7 +13,7 @@ from gptoss_mlx.errors import Cancelled, UsageError
 from gptoss_mlx.hosts.addresses import Host
 from gptoss_mlx.hosts.cluster import Cluster
 from gptoss_mlx.hosts.remote_model import RemoteModel
-from gptoss_mlx.hosts.sharing import Sharing, share_model
+from gptoss_mlx.hosts.sharing import Sharing, measure, share_model
 from gptoss_mlx.hosts.start import (
     PATIENCE_SECONDS,
     Stage,
@@ -103,7 +103,10 @@ class HostedModel:
             check_model_there(cluster, self._name, self._folder, found)
             verify_model_there(cluster, found, self._stage)
             join(cluster, self._stage)
-            self._sharing = share_model(cluster, self._folder, self._config, facts) if sharing is None else sharing
+            if sharing is None:
+                self._stage("measuring the link between the hosts")
+                sharing = share_model(self._folder, self._config, facts, measure(cluster))
+            self._sharing = sharing
             self._folders = [there.folder or "" for there in found]
             with self._lock:
                 if self._closed:

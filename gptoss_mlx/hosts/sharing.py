@@ -8,27 +8,33 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import mlx.core as mx
 
+from gptoss_mlx.cache import GROWTH_TOKENS
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device
+from gptoss_mlx.distributed.link import Link
 from gptoss_mlx.distributed.load import shard_bytes
-from gptoss_mlx.distributed.plan import PipelineShare, Plan, Share
-from gptoss_mlx.distributed.sharded_model import share_config
+from gptoss_mlx.distributed.plan import PipelineShare, Plan, Share, share_config
+from gptoss_mlx.distributed.planning import CONTEXT_TOKENS, make_plan
 from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.hosts.cluster import Cluster
 from gptoss_mlx.hosts.start import HostFacts
 from gptoss_mlx.kv_pool import default_limit_bytes
 from gptoss_mlx.memory import (
-    GROWTH_TOKENS,
     LEAST_CONTEXT_TOKENS,
     MemoryEstimate,
     Needs,
+    gigabytes,
     memory_limit,
 )
 from gptoss_mlx.weights import FLOAT32_MEMORY_SHARE
+
+MEASURE_SECONDS: Final = 60.0
+"""How long measuring the link may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,12 @@ class Sharing:
                 part = f"the part of {name} on {share.host} (rank {share.rank})"
                 said = estimate.sentence(part).replace("this machine has", "it has there")
                 raise NotEnoughMemory(f"{said}; {advice}, and force (--force) tries nevertheless")
+            if share.free_bytes is not None and share.free_bytes < share.weights_bytes:
+                raise NotEnoughMemory(
+                    f"{share.host} (rank {share.rank}) has {gigabytes(share.free_bytes)} of memory free, and its part of "
+                    f"{name} takes {gigabytes(share.weights_bytes)}; close what else runs there, and force (--force) "
+                    "tries nevertheless"
+                )
         return chosen
 
     def estimate(self, context: int) -> MemoryEstimate:
@@ -113,16 +125,22 @@ class Sharing:
         return min(limits)
 
 
-def share_model(cluster: Cluster, folder: Path, config: ModelConfig, facts: Sequence[HostFacts]) -> Sharing:
-    """How the hosts, which have joined, share the model in `folder`. Raises NotEnoughMemory, UsageError, HostLost."""
+def share_model(folder: Path, config: ModelConfig, facts: Sequence[HostFacts], link: Link) -> Sharing:
+    """How the hosts share the model in `folder`, with a `link` between them. Raises NotEnoughMemory, UsageError."""
     devices = own_devices(facts)
     checkpoint = open_checkpoint(folder)
-    plan = _even(config, len(facts))
+    plan = make_plan(
+        config,
+        [memory_limit(device) for device in devices],
+        link=link,
+        context=min(CONTEXT_TOKENS, config.max_position_embeddings),
+        dense_bits=None if checkpoint.manifest is None else checkpoint.manifest.dense_bits,
+    )
     plan.check(config)
     dtype = _agreed_dtype(checkpoint, plan, devices)
     needs = tuple(
-        Needs(share_config(config, share), shard_bytes(checkpoint, plan, rank, dtype), dtype.size)
-        for rank, share in enumerate(plan.shares)
+        Needs(share_config(config, plan.shares[rank]), shard_bytes(checkpoint, plan, rank, dtype), dtype.size)
+        for rank in range(plan.size)
     )
     shares = tuple(
         HostShare(
@@ -135,17 +153,10 @@ def share_model(cluster: Cluster, folder: Path, config: ModelConfig, facts: Sequ
     return Sharing(plan, shares, config, needs, devices)
 
 
-def _even(config: ModelConfig, n: int) -> Plan:
-    from gptoss_mlx.distributed.plan import Span, TensorShare
-
-    def cut(total: int, unit: int) -> list[Span]:
-        ends = [round(total / unit * k / n) * unit for k in range(n + 1)]
-        return [Span(a, b) for a, b in zip(ends, ends[1:], strict=False)]
-
-    spans = zip(
-        cut(config.num_key_value_heads, 1), cut(config.intermediate_size, 32), cut(config.vocab_size, 1), strict=True
-    )
-    return Plan(tuple(TensorShare(*span) for span in spans))
+def measure(cluster: Cluster) -> Link:
+    """The slowest link between the ranks, which have joined. Raises HostLost."""
+    answer = cluster.call("measure", limit_seconds=MEASURE_SECONDS)[0]
+    return Link(**answer.values)
 
 
 def own_devices(facts: Sequence[HostFacts]) -> tuple[Device, ...]:

@@ -6,6 +6,7 @@ at the addresses of the ring, the parts fit. Owns: this order and what is said o
 the watch (`cluster`, `commands`), what is wrong with a host that is merely looked at (`checks`).
 """
 
+import importlib.metadata
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any, Final
 
 import mlx.core as mx
 
-from gptoss_mlx import __version__
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device
 from gptoss_mlx.distributed.plan import Plan
@@ -25,6 +25,7 @@ from gptoss_mlx.hosts.commands import JOIN_SECONDS
 from gptoss_mlx.hosts.model_there import ModelThere, fingerprint
 from gptoss_mlx.hosts.rank import PROTOCOL
 from gptoss_mlx.hosts.remote_model import RemoteModel
+from gptoss_mlx.version import __version__
 
 PATIENCE_SECONDS: Final = 10.0
 """Without a sign of life for so long, a host counts as lost, unless the caller says otherwise."""
@@ -77,7 +78,7 @@ def open_cluster(hosts: Sequence[Host], *, patience_seconds: float, stage: Stage
 
 
 def _check_version(called: str, hello: dict[str, Any]) -> None:
-    mlx = mx.__version__
+    mlx = importlib.metadata.version("mlx")
     if hello.get("version") != __version__ or hello.get("protocol") != PROTOCOL:
         raise HostsError(
             f"{called} has gptoss-mlx {hello.get('version')} and here is {__version__}; install the same on both: pip "
@@ -115,8 +116,8 @@ def check_model_there(cluster: Cluster, name: str, folder: Path, found: Sequence
         copy = f"`gptoss hosts copy {name} {host.name}` copies it there from here"
         if there.folder is None:
             raise ModelNotFound(f"{called} does not have the model {name}: {copy}, or run `gptoss pull {name}` there")
-        if there.missing:
-            more = f" and {len(there.missing) - 1} more files" if len(there.missing) > 1 else ""
+        if len(there.missing) > 0:
+            more = f" and {len(there.missing) - 1} more" if len(there.missing) > 1 else ""
             raise HostsError(
                 f"{called} does not have all of {name}: {there.missing[0]}{more} is missing in {there.folder}, or not "
                 f"whole: {copy}"
@@ -148,6 +149,8 @@ def join(cluster: Cluster, stage: Stage = _no_stage) -> None:
     """Lets the ranks find each other. Raises HostsError where one cannot reach the next."""
     stage("connecting the hosts with each other")
     hosts, count = cluster.hosts, len(cluster.hosts)
+    failed: list[tuple[int, str]] = []
+    places: list[dict[str, Any]] = []
     for _ in range(PORT_TRIES):
         base = random.choice(PORTS[: -count or None])
         places = [{"address": host.address, "port": base + rank} for rank, host in enumerate(hosts)]
@@ -155,7 +158,7 @@ def join(cluster: Cluster, stage: Stage = _no_stage) -> None:
         failed = [(rank, str(a.values["why"])) for rank, a in enumerate(answers) if a.values["why"]]
         if not failed:
             break
-    else:
+    if failed:
         rank, why = failed[0]
         raise HostsError(
             f"{cluster.called(rank)} cannot listen at {hosts[rank].address}: {why}; check that the address is its own, "
