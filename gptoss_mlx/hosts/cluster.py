@@ -65,11 +65,13 @@ class _Rank:
     progress: deque[tuple[int, int, int]] = field(default_factory=deque)
     ended: str | None = None
     """Why its line ended, once it has."""
+    alone: bool = False
+    """Whether it is the only one."""
 
     @property
     def called(self) -> str:
         """For messages."""
-        return f"{self.process.host.name} (rank {self.number})"
+        return self.process.host.name if self.alone else f"{self.process.host.name} (rank {self.number})"
 
 
 class Cluster:
@@ -96,7 +98,7 @@ class Cluster:
             except OSError as error:
                 self._end_all(0.0)
                 raise HostsError(f"no rank can be started on {host.name}: {error}") from error
-            self._ranks.append(_Rank(number, process, time.monotonic()))
+            self._ranks.append(_Rank(number, process, time.monotonic(), alone=len(hosts) == 1))
         _live.add(self)
         for rank in self._ranks:
             threading.Thread(target=self._listen, args=(rank,), name="gptoss-rank", daemon=True).start()

@@ -9,6 +9,7 @@ Nothing that is read is ever run: a message is values. Owns: this form. Does not
 
 import io
 import json
+import math
 import os
 import select
 import struct
@@ -142,13 +143,14 @@ class FrameReader:
             form = values.pop("array", None)
             if form is None:
                 return values, None
-            if form["dtype"] not in _DTYPES:
-                raise BrokenLine(f"it sends an array of {form['dtype']}")
-            array = np.empty([int(size) for size in form["shape"]], dtype=form["dtype"])
+            dtype, shape = form["dtype"], [int(size) for size in form["shape"]]
+            if dtype not in _DTYPES or min(shape, default=0) < 0:
+                raise BrokenLine(f"it sends an array of {dtype}")
+            if math.prod(shape) * np.dtype(dtype).itemsize != array_bytes:
+                raise BrokenLine("its array is of another size than it says")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BrokenLine("what it says is no message") from error
-        if array.nbytes != array_bytes:
-            raise BrokenLine("its array is of another size than it says")
+        array = np.empty(shape, dtype=dtype)
         view = _bytes_of(array)
         done = 0
         while done < array_bytes:

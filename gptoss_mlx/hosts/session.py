@@ -86,6 +86,12 @@ class HostedModel:
         cluster = self._cluster
         return [] if cluster is None or cluster.closed else cluster.memory
 
+    @property
+    def pids(self) -> list[int]:
+        """The number of each rank's process on its host; empty where none run."""
+        cluster = self._cluster
+        return [] if cluster is None or cluster.closed else cluster.pids
+
     def close(self) -> None:
         """Ends the ranks, and starts none any more."""
         with self._lock:

@@ -95,9 +95,9 @@ class Sharing:
                 raise NotEnoughMemory(f"{said}; {advice}, and force (--force) tries nevertheless")
             if share.free_bytes is not None and share.free_bytes < share.weights_bytes:
                 raise NotEnoughMemory(
-                    f"{share.host} (rank {share.rank}) has {gigabytes(share.free_bytes)} of memory free, and its part of "
-                    f"{name} takes {gigabytes(share.weights_bytes)}; close what else runs there, and force (--force) "
-                    "tries nevertheless"
+                    f"{share.host} (rank {share.rank}) has {gigabytes(share.free_bytes)} of memory free, and its part "
+                    f"of {name} takes {gigabytes(share.weights_bytes)}; close what else runs there, and force "
+                    "(--force) tries nevertheless"
                 )
         return chosen
 

@@ -100,9 +100,9 @@ def describe(cluster: Cluster) -> list[HostFacts]:
 
 
 def find_model_there(cluster: Cluster, name: str, folder: Path) -> list[ModelThere]:
-    """What each rank has of the model that is `name` here, in `folder`."""
-    here = str(folder.absolute())
-    wide = list(dict.fromkeys((*([name] if "/" not in name else []), here, folder.absolute().name)))
+    """What each rank has of the model that is `name` here, in `folder`: under the same name, or at the same path."""
+    here, known = str(folder.absolute()), folder.absolute().name
+    wide = [here, known] if "/" in name else [name, known]
     each = [{"names": [here] if host.local else wide} for host in cluster.hosts]
     answers = cluster.call("find", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each)
     return [ModelThere(**answer.values) for answer in answers]
