@@ -20,6 +20,16 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.worker import DTYPES, prompt_of, run
 from tests.tolerances import MEDIAN_ERROR, WORST_ERROR, relative_errors
 
+MINIATURE: dict[str, Any] = {
+    "num_hidden_layers": 7,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 3,
+    "intermediate_size": 160,
+    "vocab_size": 301,
+    "sliding_window": 16,
+}
+"""A model that is odd in every respect: what `random_checkpoint` takes."""
+
 Found = dict[str, np.ndarray]
 
 HEADERS_BYTES = 512 << 10
@@ -101,7 +111,8 @@ def check_traffic(name: str, case: dict[str, Any], folder: Path) -> None:
     assert max(hops) <= reckoned.hops
     assert sum(sent) >= least_traffic(config, plan, size)
     if any(received):
-        assert sum(received) == sum(sent)
+        # Ranks wait for each other by numbers of 8 bytes before and after, some of which are among them.
+        assert abs(sum(received) - sum(sent)) <= 2 * plan.size**2 * 8 / 10
     if plan.size == 2:
         # Nothing is sent that need not be, but for embedding rows, of which others send zeros, and tokens.
         spare = config.hidden_size * size + 16 if plan.mode == "tensor" else 0

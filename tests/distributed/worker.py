@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,13 +87,23 @@ def count_traffic(model: ShardedModel, found: dict[str, np.ndarray]) -> None:
         # Not the first: a step may be recorded by it.
         token = model.most_probable(token, cache)
     mx.eval(token)
-    sent, received, hops = model.wire.sent_bytes, received_bytes(), model.wire.hops
+    received = _settled_bytes(model)
+    sent, hops = model.wire.sent_bytes, model.wire.hops
     for _ in range(10):
         token = model.most_probable(token, cache)
     mx.eval(token)
     found["sent_bytes"] = np.array((model.wire.sent_bytes - sent) / 10)
     found["hops"] = np.array((model.wire.hops - hops) / 10)
-    found["received_bytes"] = np.array((received_bytes() - received) / 10)
+    found["received_bytes"] = np.array((_settled_bytes(model) - received) / 10)
+
+
+def _settled_bytes(model: ShardedModel) -> int:
+    """`received_bytes` while no rank sends but a few bytes more or less: those by which they wait for each other."""
+    model.wire.gather_ints([0])
+    time.sleep(0.1)
+    received = received_bytes()
+    model.wire.gather_ints([0])
+    return received
 
 
 def received_bytes() -> int:
