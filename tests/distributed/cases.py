@@ -54,13 +54,21 @@ def spans_of(counts: list[int]) -> list[Span]:
     return [Span(*pair) for pair in itertools.pairwise(bounds)]
 
 
-def run_cases(cases: Mapping[str, dict[str, Any]], folder: Path, ranks: int, **options: Any) -> list[list[str]]:
-    """Carries out `cases` on so many ranks; what became of each, on each rank. What they found lies in `folder`."""
+def run_cases(cases: Mapping[str, dict[str, Any]], folder: Path, ranks: int) -> list[list[str]]:
+    """Carries out `cases` on so many ranks; what became of each, on each rank. What they found lies in `folder`.
+
+    The link between them is measured, too: all ranks must find the same.
+    """
     file = folder / "cases.json"
     file.write_text(
         json.dumps({name: {key: _plain(value) for key, value in case.items()} for name, case in cases.items()})
     )
-    return run_ranks(ranks, "tests.distributed.worker", str(file), str(folder), **options)
+    *outcomes, links = zip(*run_ranks(ranks, "tests.distributed.worker", str(file), str(folder)), strict=True)
+    assert len(set(map(tuple, links))) == 1
+    latency_s, bytes_per_s = links[0]
+    assert 1e-7 < latency_s < 0.5
+    assert 1e6 < bytes_per_s < 1e12
+    return [list(rank) for rank in zip(*outcomes, strict=True)]
 
 
 def check_case(name: str, case: dict[str, Any], folder: Path, *, whole: Any = None) -> None:

@@ -90,6 +90,21 @@ def test_quantised_dense_weights_are_divided_too(tmp_path: Path, bits: int) -> N
     check_traffic("case", case, tmp_path)
 
 
+def test_our_kernels_compute_parts_of_layers_as_well(tmp_path: Path) -> None:
+    """In the simulator, with heads and columns that are not halves."""
+    changes = {"head_dim": 64, "hidden_size": 192, "intermediate_size": 192, "num_attention_heads": 6}
+    folder = random_checkpoint(tmp_path / "model", seed=2, num_key_value_heads=3, vocab_size=301, **changes)
+    plans = {"tensor": tensor_plan([2, 1], [128, 64], [290, 11]), "pipeline": pipeline_plan([2, 2])}
+    cases: dict[str, dict[str, Any]] = {
+        name: {"folder": folder, "plan": plan, "prompt": 9, "dtype": "float32", "kernels": True, "batch": True}
+        for name, plan in plans.items()
+    }
+    assert run_cases(cases, tmp_path, 2) == [["done"] * 2] * 2
+    for name, case in cases.items():
+        check_case(name, {**case, "kernels": False}, tmp_path)
+        check_traffic(name, case, tmp_path)
+
+
 def test_what_the_dtype_on_the_wire_costs(tmp_path: Path) -> None:
     """Of a model in bfloat16, held against float32: dividing it costs no more than bfloat16 itself does."""
     plan = tensor_plan([1, 1], [96, 96], [1511, 1510])

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,14 +21,27 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.distributed.load import load_shard
+from gptoss_mlx.distributed.measure import measure_link
 from gptoss_mlx.distributed.plan import Plan
 from gptoss_mlx.distributed.sharded_model import ShardedModel
 from gptoss_mlx.model import Model
-from gptoss_mlx.ops import Ops, Recording, use_ops
+from gptoss_mlx.ops import KernelOps, Ops, Recording, use_ops
 from tests.model.recorded_ops import RecordedOps
+from tests.simulator import simulated
 
 CHUNK = 512
 """Tokens read at once."""
+
+OF_A_TOKEN = {
+    "norm_qkv_rope",
+    "ring_attention",
+    "full_attention",
+    "linear_residual",
+    "norm_router",
+    "expert_gate_up",
+    "expert_down",
+}
+"""Kernels that decoding a token launches on every rank."""
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
@@ -39,10 +53,20 @@ def prompt_of(case: dict[str, Any], vocab_size: int) -> list[int]:
 
 
 def ops_of(case: dict[str, Any]) -> contextlib.AbstractContextManager[Ops | None]:
-    """What the case is computed with: where it asks for recorded steps, the reference that has them."""
+    """What the case is computed with: the reference with recorded steps, or our kernels in the simulator."""
+    if case.get("kernels"):
+        return kernels()
     if "recorded" not in case:
         return contextlib.nullcontext()
     return use_ops(RecordedOps(Recording(*case["recorded"])))
+
+
+@contextlib.contextmanager
+def kernels() -> Iterator[Ops]:
+    """Every operation on our kernels where they serve."""
+    with simulated(checks=False) as simulator, use_ops(KernelOps()) as ops:
+        yield ops
+        assert {launch.kernel for launch in simulator.launches} >= OF_A_TOKEN
 
 
 def run(model: Model, case: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -154,6 +178,8 @@ def main() -> None:
         )
         outcomes.append("done")
         del model
+    link = measure_link(group)
+    outcomes.append([link.latency_s, link.bytes_per_s])
     print(json.dumps(outcomes))
 
 
