@@ -14,8 +14,11 @@ the same tokens, in the same order, and get the same results. Each call queues i
 result, so that ranks which look at different results stay in step. `fitting_chunk` and `runs_apart` agree among ranks.
 
 A group comes from `mx.distributed.init(strict=True, backend="ring")` on the thread that will run the model, with
-MLX_RANK and MLX_HOSTFILE (a JSON list of each rank's list of "address:port") in the environment before the call. On a
-Mac, MLX_METAL_FAST_SYNCH=1 in the environment makes handing arrays between GPU and network cheaper.
+MLX_RANK and MLX_HOSTFILE (a JSON list of each rank's list of "address:port") in the environment before the call. Leave
+MLX_METAL_FAST_SYNCH alone: it makes handing arrays between GPU and network cheaper, and by MLX's documentation can lock
+the GPU up. Two ranks on different chips compute a router's logits with other roundings; where two experts are that
+close, each takes another one, and the sum is of half of each. What is equal on all ranks by construction is everything
+that came over the wire: the residual stream, logits and tokens.
 
 What MLX 0.32.4's ring does when a peer is lost, measured on Linux with MLX on the processor:
 

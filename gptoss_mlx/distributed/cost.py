@@ -23,6 +23,10 @@ https://github.com/exo-explore/exo/issues/2295 reports; Ethernet is assumed to b
 THUNDERBOLT_5: Final = Link(THUNDERBOLT_LATENCY_S, 80e9 / 8)
 """The raw 80 Gb/s: what IP over it reaches is not known here, and matters little beside latency."""
 
+THUNDERBOLT_5_RDMA: Final = Link(THUNDERBOLT_LATENCY_S / 10, 80e9 / 8)
+"""Without TCP: "an order of magnitude lower" latency, as MLX's documentation says of its jaccl back-end
+(https://ml-explore.github.io/mlx/build/html/usage/distributed.html)."""
+
 THUNDERBOLT_4: Final = Link(THUNDERBOLT_LATENCY_S, 40e9 / 8)
 """The raw 40 Gb/s; what is assumed of a link that nobody measured."""
 

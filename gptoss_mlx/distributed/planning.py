@@ -4,7 +4,8 @@ Owns: the division, and whether it fits. Does not own: bytes (`sizes`), seconds 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Final
 
 from gptoss_mlx.config import MXFP4_GROUP, ModelConfig
@@ -35,8 +36,9 @@ def make_plan(
 ) -> Plan:
     """The plan for machines with these bytes of memory for a model (what Metal recommends to use), in order of rank.
 
-    Shares are as large as memories are; where all `bandwidths` (bytes per second of their memories) are known and the
-    model then fits, tensor shares are as large as those, so that all machines are done at once. Without a `mode`, the
+    Shares are as large as memories are. Where all `bandwidths` (bytes per second of their memories) are known and the
+    model then fits, it is those: tensor shares are as large as they, so that all machines are done at once, and in a
+    pipeline the fastest machines have all that they have room for. Without a `mode`, the
     one in which a token is reckoned to take less, with that `link`. `dense_bits` and `value_bytes` are as in `Sizes`.
 
     Raises `NotEnoughMemory` with figures where the model does not fit with `context` tokens, `UsageError` where it
@@ -49,7 +51,7 @@ def make_plan(
     errors: list[NotEnoughMemory | UsageError] = []
     for wanted in MODES if mode is None else (mode,):
         try:
-            found += _plans(sizes, wanted, room, bandwidths, context)
+            found.append(_plan(sizes, wanted, room, bandwidths, context))
         except (NotEnoughMemory, UsageError) as error:
             errors.append(error)
     if not found:
@@ -93,25 +95,25 @@ def _check(memories: Sequence[int], mode: Mode | None, bandwidths: Sequence[floa
         raise UsageError(f"context is {context}; expected at least 1")
 
 
-def _plans(
+def _plan(
     sizes: Sizes, mode: Mode, room: Sequence[int], bandwidths: Sequence[float | None] | None, context: int
-) -> Iterator[Plan]:
-    """The plans of that mode that fit, one or two. Raises as `make_plan` does where none does."""
+) -> Plan:
+    """The plan of that mode that fits. Raises as `make_plan` does where none does."""
+    known = [bandwidth for bandwidth in bandwidths or () if bandwidth is not None]
+    fast = None
     if mode == "pipeline":
         plan = _pipeline(sizes, room, context)
-        _require_room(sizes, plan, room, context)
-        yield plan
-        return
-    plan = _tensor(sizes, [max(bytes_left, 0) for bytes_left in room])
-    known = [bandwidth for bandwidth in bandwidths or () if bandwidth is not None]
-    if len(known) == len(room):
-        balanced = _tensor(sizes, known)
-        if _shortage(sizes, balanced, room, context) is None:
-            yield balanced
-            if _shortage(sizes, plan, room, context) is not None:
-                return
-    _require_room(sizes, plan, room, context)
-    yield plan
+        if len(known) == len(room):
+            fast = _pipeline(sizes, room, context, known)
+    else:
+        plan = _tensor(sizes, [max(bytes_left, 0) for bytes_left in room])
+        if len(known) == len(room):
+            fast = _tensor(sizes, known)
+    if fast is not None and _shortage(sizes, fast, room, context) is None:
+        return fast
+    if (shortage := _shortage(sizes, plan, room, context)) is not None:
+        raise NotEnoughMemory(shortage)
+    return plan
 
 
 def _tensor(sizes: Sizes, weights: Sequence[float]) -> Plan:
@@ -135,23 +137,28 @@ def _tensor(sizes: Sizes, weights: Sequence[float]) -> Plan:
     return Plan(tuple(TensorShare(*three) for three in spans))
 
 
-def _pipeline(sizes: Sizes, room: Sequence[int], context: int) -> Plan:
-    """Whole layers in order, such that the fullest machine is as little full as can be."""
+def _pipeline(sizes: Sizes, room: Sequence[int], context: int, bandwidths: Sequence[float] | None = None) -> Plan:
+    """Whole layers in order, such that the fullest machine is as little full as can be.
+
+    With `bandwidths`, such that all weights are read in as little time as can be, where that fits.
+    """
     config, ranks = sizes.config, len(room)
     layers, kinds = config.num_hidden_layers, set(config.layer_types)
     best: list[dict[int, tuple[float, int]]] = [{0: (0.0, 0)}]
-    """For each number of ranks: layers that they have -> how full the fullest is, and where the last one's begin."""
+    """For each number of ranks: layers that they have -> what that costs at least, and where the last one's begin."""
     for rank in range(ranks):
         reached: dict[int, tuple[float, int]] = {}
-        for begin, (fullest, _) in best[-1].items():
+        for begin, (before, _) in best[-1].items():
             for end in range(begin + 1, layers + 1):
                 if set(config.layer_types[begin:end]) != kinds:
                     continue
-                # As a plan of its own: what this rank holds depends on nobody else's layers.
-                needed = _pipeline_bytes(sizes, Span(begin, end), rank, ranks, context)
-                full = max(fullest, needed / max(room[rank], 1))
-                if end not in reached or full < reached[end][0]:
-                    reached[end] = full, begin
+                needed, read = _pipeline_bytes(sizes, Span(begin, end), rank, ranks, context)
+                if bandwidths is None:
+                    cost = max(before, needed / max(room[rank], 1))
+                else:
+                    cost = before + read / bandwidths[rank] + (math.inf if needed > room[rank] else 0)
+                if end not in reached or cost < reached[end][0]:
+                    reached[end] = cost, begin
         best.append(reached)
     if layers not in best[-1]:
         raise UsageError(
@@ -164,18 +171,14 @@ def _pipeline(sizes: Sizes, room: Sequence[int], context: int) -> Plan:
     return Plan(tuple(PipelineShare(Span(*pair)) for pair in itertools.pairwise(reversed(bounds))))
 
 
-def _pipeline_bytes(sizes: Sizes, layers: Span, rank: int, ranks: int, context: int) -> int:
-    """What a rank with these layers takes."""
+def _pipeline_bytes(sizes: Sizes, layers: Span, rank: int, ranks: int, context: int) -> tuple[int, int]:
+    """What a rank with these layers takes, and what it reads for each token."""
+    # In a plan of its own: what a rank holds depends on nobody else's layers.
     before = [PipelineShare(Span(0, layers.start))] if rank else []
     after = [PipelineShare(Span(layers.stop, layers.stop + 1))] if rank < ranks - 1 else []
     plan = Plan((*before, PipelineShare(layers), *after))
     place = len(before)
-    return sizes.held(plan, place) + sizes.kv(plan, place, context)
-
-
-def _require_room(sizes: Sizes, plan: Plan, room: Sequence[int], context: int) -> None:
-    if (shortage := _shortage(sizes, plan, room, context)) is not None:
-        raise NotEnoughMemory(shortage)
+    return sizes.held(plan, place) + sizes.kv(plan, place, context), sizes.read(plan, place)
 
 
 def _shortage(sizes: Sizes, plan: Plan, room: Sequence[int], context: int) -> str | None:

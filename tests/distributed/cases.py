@@ -20,6 +20,16 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.worker import DTYPES, prompt_of, run
 from tests.tolerances import MEDIAN_ERROR, WORST_ERROR, relative_errors
 
+MINIATURE: dict[str, Any] = {
+    "num_hidden_layers": 7,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 3,
+    "intermediate_size": 160,
+    "vocab_size": 301,
+    "sliding_window": 16,
+}
+"""A model that is odd in every respect: what `random_checkpoint` takes."""
+
 Found = dict[str, np.ndarray]
 
 HEADERS_BYTES = 512 << 10
@@ -44,13 +54,21 @@ def spans_of(counts: list[int]) -> list[Span]:
     return [Span(*pair) for pair in itertools.pairwise(bounds)]
 
 
-def run_cases(cases: Mapping[str, dict[str, Any]], folder: Path, ranks: int, **options: Any) -> list[list[str]]:
-    """Carries out `cases` on so many ranks; what became of each, on each rank. What they found lies in `folder`."""
+def run_cases(cases: Mapping[str, dict[str, Any]], folder: Path, ranks: int) -> list[list[str]]:
+    """Carries out `cases` on so many ranks; what became of each, on each rank. What they found lies in `folder`.
+
+    The link between them is measured, too: all ranks must find the same.
+    """
     file = folder / "cases.json"
     file.write_text(
         json.dumps({name: {key: _plain(value) for key, value in case.items()} for name, case in cases.items()})
     )
-    return run_ranks(ranks, "tests.distributed.worker", str(file), str(folder), **options)
+    *outcomes, links = zip(*run_ranks(ranks, "tests.distributed.worker", str(file), str(folder)), strict=True)
+    assert len(set(map(tuple, links))) == 1
+    latency_s, bytes_per_s = links[0]
+    assert 1e-7 < latency_s < 0.5
+    assert 1e6 < bytes_per_s < 1e12
+    return [list(rank) for rank in zip(*outcomes, strict=True)]
 
 
 def check_case(name: str, case: dict[str, Any], folder: Path, *, whole: Any = None) -> None:
@@ -101,7 +119,8 @@ def check_traffic(name: str, case: dict[str, Any], folder: Path) -> None:
     assert max(hops) <= reckoned.hops
     assert sum(sent) >= least_traffic(config, plan, size)
     if any(received):
-        assert sum(received) == sum(sent)
+        # Ranks wait for each other by numbers of 8 bytes before and after, some of which are among them.
+        assert abs(sum(received) - sum(sent)) <= 2 * plan.size**2 * 8 / 10
     if plan.size == 2:
         # Nothing is sent that need not be, but for embedding rows, of which others send zeros, and tokens.
         spare = config.hidden_size * size + 16 if plan.mode == "tensor" else 0

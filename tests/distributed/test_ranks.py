@@ -6,19 +6,9 @@ from typing import Any
 import pytest
 
 from gptoss_mlx.models import POCKET_FOLDER
-from tests.distributed.cases import check_case, check_traffic, pipeline_plan, run_cases, tensor_plan
+from tests.distributed.cases import MINIATURE, check_case, check_traffic, pipeline_plan, run_cases, tensor_plan
 from tests.layout_writers import write_mlx, write_original
 from tests.random_checkpoint import random_checkpoint, random_tensors, tiny_config
-
-MINIATURE = {
-    "num_hidden_layers": 7,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 3,
-    "intermediate_size": 160,
-    "vocab_size": 301,
-    "sliding_window": 16,
-}
-"""Odd in every respect."""
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +72,9 @@ def test_what_one_rank_cannot_load_all_hear_of(two_ranks: Any) -> None:
     assert all("the plan divides 3 kv_heads and the model has 2" in rank["another shape"] for rank in said)
 
 
-def test_three_ranks_say_what_one_process_says(tmp_path: Path) -> None:
+def test_three_ranks_in_a_pipeline_say_what_one_process_says(tmp_path: Path) -> None:
     miniature = random_checkpoint(tmp_path / "miniature", seed=9, **MINIATURE)
-    cases: dict[str, dict[str, Any]] = {
-        "pipeline": {"folder": miniature, "plan": pipeline_plan([2, 3, 2]), "prompt": 40, "batch": True},
-        "tensor": {"folder": miniature, "plan": tensor_plan([1, 1, 1], [32, 96, 32], [100, 200, 1]), "prompt": 40},
-    }
-    for case in cases.values():
-        case["dtype"] = "float32"
-    assert run_cases(cases, tmp_path, 3) == [["done"] * 2] * 3
-    for name, case in cases.items():
-        check_case(name, case, tmp_path)
-        check_traffic(name, case, tmp_path)
+    case = {"folder": miniature, "plan": pipeline_plan([2, 3, 2]), "prompt": 40, "dtype": "float32"}
+    assert run_cases({"pipeline": case}, tmp_path, 3) == [["done"]] * 3
+    check_case("pipeline", case, tmp_path)
+    check_traffic("pipeline", case, tmp_path)
