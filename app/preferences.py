@@ -69,6 +69,10 @@ class Preferences:
     """What these files take together at most, in 10^9 bytes."""
     unload_after_minutes: float | None = None
     """How long a model that nobody asks stays in memory; None: for ever."""
+    hosts: str | None = None
+    """The machines that share the model, names with commas between; None: this one alone."""
+    host_timeout_seconds: float | None = None
+    """After how long a host that says nothing is given up; None: 10 s."""
     keep_reasoning_open: bool = False
     """Whether reasoning stays unfolded when the answer begins."""
     show_statistics: bool = False
@@ -201,6 +205,19 @@ SETTINGS: Final[dict[str, Setting]] = {
         "Minutes without a message after which the model leaves memory, to be loaded again with the next one; without "
         "it, never.",
         "30.0",
+        "a number above 0",
+        lambda value: _is_number(value) and value > 0,
+    ),
+    "hosts": Setting(
+        "Machines that share the model: names that ssh knows, with commas between, or a hostfile of MLX; without it, "
+        "this one has all of it. `gptoss hosts check` says whether they can.",
+        '"mac1,mac2"',
+        "names of hosts with commas between",
+        _is_text,
+    ),
+    "host_timeout_seconds": Setting(
+        "Seconds after which a host that says nothing is given up.",
+        "10.0",
         "a number above 0",
         lambda value: _is_number(value) and value > 0,
     ),

@@ -204,12 +204,18 @@ class ScreenActions(ChatActions):
         minutes = self.preferences.unload_after_minutes
         self.session.idle_unload_seconds = None if minutes is None else 60 * minutes
 
+    def set_hosts(self) -> None:
+        """The preferences say which machines share the model; from the next load on."""
+        self.session.hosts = self.preferences.hosts
+        self.session.host_timeout_seconds = self.preferences.host_timeout_seconds
+
     def _settings_chosen(self, change: "SettingsChange | None") -> None:
         if change is None:
             return
         self.remember(**change.preferences)
         self.chat.change_settings(replace(change.chat, tools_off=self.chat.chat.settings.tools_off))
         self.set_idle_unload()
+        self.set_hosts()
         if "keep_read" in change.preferences or "keep_read_gb" in change.preferences:
             self.kept.sweep()
         self.chat.show_statistics(self.preferences.show_statistics)

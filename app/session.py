@@ -24,8 +24,8 @@ REPORT_SECONDS = 0.1
 
 
 Load: TypeAlias = Callable[..., "GptOss"]
-"""`gptoss_mlx.load`, called with the name, `context`, `idle_unload_seconds`, `progress`, `checking` and options of
-every answer."""
+"""`gptoss_mlx.load`, called with the name, `context`, `idle_unload_seconds`, `progress`, `checking`, options of every
+answer, and, where several machines share the model, `hosts`, `host_timeout_seconds` and `starting`."""
 
 
 class ModelSession:
@@ -57,6 +57,12 @@ class ModelSession:
         """Whether the model that is ready was unloaded, since nobody asked it; the next request loads it again."""
         self.idle_unload_seconds: float | None = None
         """After how long without a request that is; holds from the next `open`."""
+        self.hosts: str | None = None
+        """The machines that share the model; None: this one alone. Holds from the next `open`."""
+        self.host_timeout_seconds: float | None = None
+        """After how long a host that says nothing is given up; None: 10 s."""
+        self.starting = ""
+        """What is done with the hosts, before and while weights are read."""
         self.before_close: Callable[[GptOss], object] = lambda model: None
         """Called on the loading thread before a model is closed because another one comes."""
         self._load = load
@@ -78,7 +84,7 @@ class ModelSession:
     def look(self) -> bool:
         """Looks whether the model is in memory; to be called now and then. True: it has just left."""
         model = self.model
-        if model is None or self.idle_unload_seconds is None:
+        if model is None or (self.idle_unload_seconds is None and not model.hosts):
             return False
         unloaded = not model.memory().loaded
         if unloaded != self.unloaded:
@@ -86,6 +92,7 @@ class ModelSession:
                 if model is self.model:
                     self.unloaded = unloaded
                     self.progress = self.checking = None
+                    self.starting = ""
             self.on_change()
             return unloaded
         return False
@@ -109,7 +116,7 @@ class ModelSession:
             self._old.append(self.model)
         self.name, self.state = name, state
         self.error = self.progress = self.checking = self.model = None
-        self.unloaded = False
+        self.unloaded, self.starting = False, ""
         return self._number
 
     def _close_old(self, *, keep: bool = False) -> None:
@@ -135,12 +142,25 @@ class ModelSession:
                     idle_unload_seconds=self.idle_unload_seconds,
                     progress=lambda done, total: self._report(number, "progress", done, total),
                     checking=lambda done, total: self._report(number, "checking", done, total),
+                    **self._on_hosts(number),
                     **self._defaults,
                 )
             except Exception as error:
                 self._settle(number, None, _sentence(error))
             else:
                 self._settle(number, model, None)
+
+    def _on_hosts(self, number: int) -> Mapping[str, Any]:
+        """How the model is loaded where several machines share it."""
+        if self.hosts is None:
+            return {}
+
+        def starting(sentence: str) -> None:
+            if number == self._number:
+                self.starting = sentence
+                self.on_change()
+
+        return {"hosts": self.hosts, "host_timeout_seconds": self.host_timeout_seconds, "starting": starting}
 
     def _settle(self, number: int, model: "GptOss | None", error: str | None) -> None:
         with self._lock:
@@ -149,6 +169,7 @@ class ModelSession:
                 self.model, self.error = model, error
                 self.state = "failed" if model is None else "ready"
                 self.progress = self.checking = None
+                self.starting = ""
         if current:
             self.on_change()
         elif model is not None:

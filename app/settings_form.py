@@ -20,6 +20,8 @@ APP_FIELDS: Final = (
     "keep_read",
     "keep_read_gb",
     "unload_after_minutes",
+    "hosts",
+    "host_timeout_seconds",
     "theme",
     "keep_reasoning_open",
     "show_statistics",
@@ -38,6 +40,8 @@ TITLES: Final[Mapping[str, str]] = {
     "keep_read": "Keep what was read",
     "keep_read_gb": "On disk at most (GB)",
     "unload_after_minutes": "Unload after (minutes)",
+    "hosts": "Hosts",
+    "host_timeout_seconds": "Host given up (seconds)",
     "theme": "Theme",
     "keep_reasoning_open": "Reasoning stays open",
     "show_statistics": "Statistics are shown",
@@ -51,6 +55,8 @@ PLACEHOLDERS: Final[Mapping[str, str]] = {
     "context": "what the model was made for; holds from the next load",
     "keep_read_gb": "8",
     "unload_after_minutes": "never; holds from the next load",
+    "hosts": "this machine alone; holds from the next load",
+    "host_timeout_seconds": "10; holds from the next load",
 }
 """What an empty field means."""
 
@@ -74,7 +80,7 @@ def read_value(name: str, text: str) -> Any:
     if not text:
         return None
     value: Any = text
-    if name in ("temperature", "top_p", "keep_read_gb", "unload_after_minutes"):
+    if name in ("temperature", "top_p", "keep_read_gb", "unload_after_minutes", "host_timeout_seconds"):
         value = _number(text.replace(",", "."), float)
     elif name in ("max_tokens", "max_reasoning_tokens", "context"):
         value = _number(text.replace(",", "").replace("_", ""), int)

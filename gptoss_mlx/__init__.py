@@ -23,6 +23,8 @@ from gptoss_mlx.errors import (
     EngineError,
     GptOssError,
     HarmonyError,
+    HostLost,
+    HostsError,
     ModelNotFound,
     NotEnoughDisk,
     NotEnoughMemory,
@@ -32,6 +34,7 @@ from gptoss_mlx.errors import (
     UsageError,
     WeightsError,
 )
+from gptoss_mlx.version import __version__
 
 if TYPE_CHECKING:
     from gptoss_mlx.api import GptOss, load
@@ -69,8 +72,6 @@ if TYPE_CHECKING:
     from gptoss_mlx.stream import Stream
     from gptoss_mlx.tools import RunningCall, Tool, ToolFailure, ToolLimits, ToolSessions, current_call, make_tool
     from gptoss_mlx.tools.browser import BraveSearch, Browser, ExaSearch, FolderBackend, UrlBackend
-
-__version__ = "0.1.0"
 
 # Whoever imports MLX through this package comes by here first, and MLX reads the limits when it is imported.
 set_limits()
@@ -148,6 +149,8 @@ __all__ = [
     "GptOss",
     "GptOssError",
     "HarmonyError",
+    "HostLost",
+    "HostsError",
     "KVSaved",
     "KVStore",
     "ListedModel",

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,10 @@ from gptoss_mlx.tools import ToolSessions
 from gptoss_mlx.turn import Turn, prepare_turn
 from gptoss_mlx.weights import needs_of
 
+if TYPE_CHECKING:
+    from gptoss_mlx.hosts.session import HostedModel
+    from gptoss_mlx.hosts.sharing import HostShare
+
 T = TypeVar("T")
 
 LOG: Final = logging.getLogger("gptoss_mlx.kv")
@@ -67,6 +71,9 @@ def load(
     kv_limit_bytes: int | None = None,
     force: bool = False,
     idle_unload_seconds: float | None = None,
+    hosts: "str | os.PathLike[str] | Sequence[str] | None" = None,
+    host_timeout_seconds: float | None = None,
+    starting: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     checking: Callable[[int, int], None] | None = None,
     **defaults: Unpack[OptionArguments],
@@ -79,9 +86,16 @@ def load(
     is kept between turns and not read again, `kv_limit_bytes` of it at most (default: half of the memory that the
     weights and a reserve of 35 % or 8 GiB leave, at least 1 GiB); `reuse=False` keeps nothing. `idle_unload_seconds`
     without a request free the weights, which the next request has loaded again (default: never).
+
+    `hosts` share the model among machines: names that ssh knows, `["mac1", "mac2"]` or "mac1,mac2", or a hostfile of
+    MLX; `["127.0.0.1", "127.0.0.1"]` runs two ranks here, to try it. A host that says nothing for
+    `host_timeout_seconds` (default: 10) is lost: the turn ends with `HostLost`, and the next request starts the hosts
+    again. `starting(sentence)` hears what is done with them. `save_kv` and `load_kv` keep nothing then.
+
     `progress(done_bytes, total_bytes)` is called while weights are read, on another thread; `checking(done, total)` is
     called there while kernels are checked, which takes seconds the first time on a Mac; `defaults` are options for
-    every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, NotEnoughMemory, UsageError.
+    every turn. Raises ModelNotFound, ConfigError, WeightsError, TokenizerError, NotEnoughMemory, UsageError; with
+    `hosts` also HostsError and ChecksumError.
     """
     return GptOss(
         model,
@@ -90,6 +104,9 @@ def load(
         kv_limit_bytes=kv_limit_bytes,
         force=force,
         idle_unload_seconds=idle_unload_seconds,
+        hosts=hosts,
+        host_timeout_seconds=host_timeout_seconds,
+        starting=starting,
         progress=progress,
         checking=checking,
         defaults=defaults,
@@ -112,12 +129,18 @@ class GptOss:
         kv_limit_bytes: int | None = None,
         force: bool = False,
         idle_unload_seconds: float | None = None,
+        hosts: "str | os.PathLike[str] | Sequence[str] | None" = None,
+        host_timeout_seconds: float | None = None,
+        starting: Callable[[str], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
         checking: Callable[[int, int], None] | None = None,
         defaults: OptionArguments | None = None,
         wait: bool = True,
     ) -> None:
-        """As `load`. With `wait=False` the weights are read in the background; the first request waits for them."""
+        """As `load`. With `wait=False` the weights are read in the background; the first request waits for them.
+
+        Hosts are looked at before this returns in any case: what they have room for decides the context length.
+        """
         Options.from_arguments(defaults or {})
         found = find_model(model)
         self.name: str = found.name
@@ -132,24 +155,36 @@ class GptOss:
             )
         if idle_unload_seconds is not None and not idle_unload_seconds > 0:
             raise UsageError(f"idle_unload_seconds is {idle_unload_seconds!r}; expected more than 0, or None for never")
-        device = this_device()
-        self._needs = needs_of(open_checkpoint(found.folder), device)
-        self.context_limit: int = self._needs.choose_context(device, context, found.name, force=force)
-        """Tokens of a conversation at most, the answer included."""
         self.defaults: OptionArguments = defaults or {}
         """Options for every turn, under what a call gives itself."""
         self.tokenizer: Tokenizer = Tokenizer.from_file(find_tokenizer(found.folder), vocab_size=self.config.vocab_size)
-        if kv_limit_bytes is None:
-            kv_limit_bytes = default_limit_bytes(device, self._needs.weights_bytes)
-        elif kv_limit_bytes < 0:
+        if kv_limit_bytes is not None and kv_limit_bytes < 0:
             raise UsageError(f"kv_limit_bytes is {kv_limit_bytes}; expected 0 or more")
+        self._stop_loading = threading.Event()
+        reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
+        device = this_device()
+        self._needs = needs_of(open_checkpoint(found.folder), device)
+        self._hosted = None if hosts is None else self._host(hosts, os.fspath(model), host_timeout_seconds, starting)
+        try:
+            self.context_limit: int = self._choose_context(context, force=force)
+            """Tokens of a conversation at most, the answer included."""
+        except BaseException:
+            self._let_hosts_go()
+            raise
+        if kv_limit_bytes is None:
+            kv_limit_bytes = (
+                default_limit_bytes(device, self._needs.weights_bytes)
+                if self._hosted is None
+                else self._hosted.sharing.kv_limit_bytes
+            )
         self.kv_pool: KVPool = KVPool(kv_limit_bytes if reuse else 0)
         """What was read and is kept between turns; only for the engine's thread."""
         self._held = HeldModel(found.folder)
-        self._stop_loading = threading.Event()
-        reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
+        hosted = self._hosted
 
         def load_it() -> Model:
+            if hosted is not None:
+                return hosted.load(reading)
             set_limits(device)
             return load_ready_model(found.folder, progress=reading, checking=checking)
 
@@ -276,10 +311,13 @@ class GptOss:
     def save_kv(self, chat: Chat, path: Path, *, bits: int | None = None) -> KVSaved:
         """Writes what was read of `chat` to `path`, so that it can be resumed without reading it again.
 
-        `bits=8` halves the file: keys and values of the full layers lose precision then. `KVStore` keeps such files in
-        a folder. Raises UsageError for other bits, NotEnoughDisk or GptOssError when the file cannot be written.
+        On several hosts nothing is written: each of them holds a part only. `bits=8` halves the file: keys and values
+        of the full layers lose precision then. `KVStore` keeps such files in a folder. Raises UsageError for other
+        bits, NotEnoughDisk or GptOssError when the file cannot be written.
         """
         begin = time.perf_counter()
+        if self._hosted is not None:
+            return KVSaved(path, 0, 0, 0.0, 0.0)
         prompt = list(chat.prompt_tokens)
 
         def work(model: Model, ticket: Ticket) -> tuple[KVRecord | None, float]:
@@ -296,10 +334,12 @@ class GptOss:
     def load_kv(self, path: Path) -> int:
         """Takes over what `save_kv` wrote: how many tokens of its conversation need not be read again.
 
-        0 for a file that is damaged, of another model or precision, or too large for `kv_limit_bytes`: the conversation
-        is read anew then, and the logger `gptoss_mlx.kv` says why.
+        0 for a file that is damaged, of another model or precision, or too large for `kv_limit_bytes`, and on several
+        hosts: the conversation is read anew then, and the logger `gptoss_mlx.kv` says why.
         """
         try:
+            if self._hosted is not None:
+                raise UnusableKV("the model is on several hosts, each of which holds a part of what was read")
             kept = read_kv_file(path)
             if kept.nbytes > self.kv_pool.limit_bytes:
                 raise UnusableKV("it is larger than kv_limit_bytes")
@@ -364,8 +404,17 @@ class GptOss:
             raise UsageError(f"the text has {len(ids)} tokens; expected at least 2: the first has nothing before it")
         return math.exp(-float(self.logprobs(ids).mean(dtype=np.float64)))
 
+    @property
+    def hosts(self) -> "tuple[HostShare, ...]":
+        """Which host has what of the model; empty where it is on this machine alone."""
+        return () if self._hosted is None else self._hosted.sharing.shares
+
     def memory(self) -> MemoryReport:
-        """What the model takes with its whole context, reckoned, and what MLX holds now. Waits for nothing."""
+        """What the model takes with its whole context, reckoned, and what MLX holds now; on several hosts, of all of
+        them together. Waits for nothing."""
+        if self._hosted is not None:
+            held = [sum(column) for column in zip(*self._hosted.memory, strict=True)] or [0, 0, 0]
+            return MemoryReport(self.engine.loaded, self._hosted.sharing.estimate(self.context_limit), *held)
         estimate = self._needs.estimate(this_device(), self.context_limit)
         return measure_memory(estimate, loaded=self.engine.loaded)
 
@@ -375,6 +424,7 @@ class GptOss:
         """Stops what runs, loading too, frees the weights and ends the thread. The object is of no use afterwards."""
         self._stop_loading.set()
         self.engine.close()
+        self._let_hosts_go()
         self.kv_pool.close()
         self._held.release()
 
@@ -413,6 +463,37 @@ class GptOss:
                 progress(done, total)
 
         return report
+
+    def _host(
+        self,
+        hosts: "str | os.PathLike[str] | Sequence[str]",
+        model: str,
+        timeout_seconds: float | None,
+        starting: Callable[[str], None] | None,
+    ) -> "HostedModel":
+        """The model on several hosts, looked at."""
+        # What several machines need costs nothing where there is one.
+        from gptoss_mlx.hosts.addresses import read_hosts
+        from gptoss_mlx.hosts.session import HostedModel
+
+        def stage(sentence: str) -> None:
+            if self._stop_loading.is_set():
+                raise Cancelled("starting the hosts was stopped")
+            if starting is not None:
+                starting(sentence)
+
+        found = read_hosts(hosts)
+        return HostedModel(found, model, self.folder, self.config, patience_seconds=timeout_seconds, stage=stage)
+
+    def _choose_context(self, context: int | None, *, force: bool) -> int:
+        """The context length: what was asked for, or what fits. Raises NotEnoughMemory."""
+        if self._hosted is not None:
+            return self._hosted.sharing.choose_context(context, self.name, force=force)
+        return self._needs.choose_context(this_device(), context, self.name, force=force)
+
+    def _let_hosts_go(self) -> None:
+        if self._hosted is not None:
+            self._hosted.close()
 
     @cached_property
     def _identity(self) -> str:

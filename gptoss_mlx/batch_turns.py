@@ -11,16 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import mlx.core as mx
-
 from gptoss_mlx.batch import read_in_turn, step_together
 from gptoss_mlx.cache import KVCache
-from gptoss_mlx.device import this_device
 from gptoss_mlx.engine import Ticket
 from gptoss_mlx.errors import Cancelled
 from gptoss_mlx.events import FinishReason, Reply, Stats
 from gptoss_mlx.generate import Generation, Step
-from gptoss_mlx.memory import PROCESS_BYTES, activation_bytes, kv_bytes, memory_limit
+from gptoss_mlx.memory import kv_bytes
 from gptoss_mlx.model import Model
 from gptoss_mlx.turn import Listener, Turn, after_step
 
@@ -54,7 +51,7 @@ class _Running:
             pass
         return after_step(self.turn, self.listener, self.generation, step, self.generated, ticket)
 
-    def reply(self, finish: FinishReason) -> Reply:
+    def reply(self, finish: FinishReason, peak_memory_bytes: int) -> Reply:
         for _ in self.listener.finish(finish):
             pass
         stats = Stats(
@@ -66,7 +63,7 @@ class _Running:
             ttft_seconds=(self.first or self.last) - self.began,
             prompt_seconds=self.generation.prefill_seconds,
             generation_seconds=self.last - (self.first or self.last),
-            peak_memory_bytes=mx.get_peak_memory(),
+            peak_memory_bytes=peak_memory_bytes,
         )
         reply, _ = self.listener.result(finish, stats)
         return reply
@@ -77,7 +74,7 @@ def run_batch(model: Model, ticket: Ticket, turns: Sequence[Turn], *, at_once: i
 
     When the caller stops, those that run end as they are, and the others are left out.
     """
-    mx.reset_peak_memory()
+    model.begin_peak()
     prompts = [(*turn.prompt, *turn.opening) for turn in turns]
     chunk = min((turn.options.prefill_chunk for turn in turns), default=1)
     waiting = read_in_turn(model, prompts, chunk=chunk, cancelled=ticket.cancelled)
@@ -99,7 +96,7 @@ def run_batch(model: Model, ticket: Ticket, turns: Sequence[Turn], *, at_once: i
             finish = one.hear(step, ticket)
             if finish is not None:
                 running.remove(one)
-                yield one.number, one.reply(finish)
+                yield one.number, one.reply(finish, model.peak_memory_bytes)
         if ticket.cancelled():
             begun = len(turns)
 
@@ -131,7 +128,7 @@ def _has_room(model: Model, running: Sequence[_Running], longest: int) -> bool:
     """
     if not running:
         return True
-    device, config, item = this_device(), model.config, model.dtype.size
+    config, item = model.config, model.dtype.size
 
     def needed(turn: Turn, prompt: int) -> int:
         answer = EXPECTED_TOKENS if turn.options.max_tokens is None else turn.options.max_tokens
@@ -139,5 +136,4 @@ def _has_room(model: Model, running: Sequence[_Running], longest: int) -> bool:
 
     growth = sum(max(0, needed(one.turn, one.turn.prompt_tokens) - one.generation.cache.nbytes) for one in running)
     chunk = running[0].turn.options.prefill_chunk
-    wanted = needed(running[0].turn, longest) + activation_bytes(config, device, item, chunk, longest)
-    return mx.get_active_memory() + growth + wanted + PROCESS_BYTES <= memory_limit(device)
+    return model.has_room(growth + needed(running[0].turn, longest), chunk, longest)

@@ -24,7 +24,7 @@ import mlx.core as mx
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.ops import GrowingKV, Position, current_ops
-from gptoss_mlx.snapshot import LayerSnapshot, Snapshot
+from gptoss_mlx.snapshot import LayerSnapshot, Sized, Snapshot
 
 GROWTH_TOKENS: Final = 256
 """Positions by which a full layer's body grows."""
@@ -373,6 +373,19 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes that the cache holds, unused capacity included."""
         return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def parts(self) -> Sequence[Sized]:
+        """What it holds, part by part; a part that caches share is the same object in each."""
+        return self.arrays
+
+    def finish(self, places: Iterable[Snapshot] = ()) -> None:
+        """Computes all that it and `places` hold and that is not computed yet."""
+        mx.eval([*self.arrays, *(ring for place in places for ring in place.rings)])
+
+    def queue(self, places: Iterable[Snapshot]) -> None:
+        """Has what `places` hold computed, without waiting for it."""
+        mx.async_eval([ring for place in places for ring in place.rings])  # type: ignore[no-untyped-call]
 
     def can_trim(self, tokens: int) -> bool:
         """Whether the last `tokens` positions can be dropped: false once a ring has overwritten what came before."""

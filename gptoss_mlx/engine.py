@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-from gptoss_mlx.errors import EngineClosed, EngineError, NotEnoughMemory
+from gptoss_mlx.errors import EngineClosed, EngineError, HostLost, NotEnoughMemory
 from gptoss_mlx.model import Model
 from gptoss_mlx.residence import Residence, as_engine_error
 
@@ -305,7 +305,9 @@ def _serve(jobs: "queue.SimpleQueue[_Entry]", loaded: Job[None], residence: Resi
             work(residence.model())
         except BaseException as error:
             outcome = as_engine_error(error, "the engine failed")
-        if isinstance(outcome, NotEnoughMemory):
+        if isinstance(outcome, HostLost):
+            residence.unload()
+        elif isinstance(outcome, NotEnoughMemory):
             residence.make_room()
         job.end(outcome)
         # A job that its reader has dropped must not live on until the next one comes.

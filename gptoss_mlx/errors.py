@@ -16,6 +16,9 @@
     │   └── ChecksumError        a file arrived with the wrong bytes
     ├── EngineError              the engine thread failed; the cause is attached
     │   └── EngineClosed         the engine was used after it was closed
+    ├── HostsError               a host cannot take part: out of reach, another version, no or another model
+    │   └── HostLost             a host that took part is gone, or says nothing any more
+    ├── PeerFailed               another machine that has a part of the model failed
     └── Cancelled                the caller stopped the work
 
 A message is one sentence that names the value and the file, then what was expected, then what to do.
@@ -31,9 +34,12 @@ __all__ = [
     "EngineError",
     "GptOssError",
     "HarmonyError",
+    "HostLost",
+    "HostsError",
     "ModelNotFound",
     "NotEnoughDisk",
     "NotEnoughMemory",
+    "PeerFailed",
     "SandboxError",
     "StoreError",
     "TokenizerError",
@@ -115,6 +121,18 @@ class EngineError(GptOssError):
 
 class EngineClosed(EngineError):
     """The model was used after `close()`."""
+
+
+class HostsError(GptOssError):
+    """A host cannot take part: it is out of reach, runs another version, or lacks the model."""
+
+
+class HostLost(HostsError):
+    """A host that took part is gone, or says nothing any more. The next request starts the hosts again."""
+
+
+class PeerFailed(GptOssError):
+    """Another machine that has a part of the model failed, or cannot be reached."""
 
 
 class Cancelled(GptOssError):

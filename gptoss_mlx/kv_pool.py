@@ -28,7 +28,7 @@ from gptoss_mlx.device import Device
 from gptoss_mlx.kv_places import ANSWER_INTERVAL, kept_places, prompt_ends, prompt_places
 from gptoss_mlx.memory import wired_limit
 from gptoss_mlx.memory_limits import is_shortage
-from gptoss_mlx.snapshot import Snapshot
+from gptoss_mlx.snapshot import Sized, Snapshot
 
 FORK_FROM_TOKENS: Final = 256
 """From this many tokens on that a prompt would write over, it goes on in a copy."""
@@ -88,6 +88,11 @@ class HeldCache:
         """Every array that it holds; two caches that share a ring give the same object."""
         return [*self.cache.arrays, *(ring for place in self.places for ring in place.rings)]
 
+    @property
+    def parts(self) -> list[Sized]:
+        """What it holds, here or elsewhere, part by part; what two caches share is the same object."""
+        return [*self.cache.parts, *(part for place in self.places for part in place.parts)]
+
     def usable(self, prompt: list[int]) -> int:
         """How many of the first tokens of `prompt` it can go on from: one is left to read at least."""
         common = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
@@ -108,7 +113,7 @@ class HeldCache:
         fork.tokens, fork.places, fork._ends = list(self.tokens), places, set(self._ends)
         cache.trim(cache.offset - length)
         fork._cut(length)
-        mx.eval(cache.arrays)
+        cache.finish()
         return fork
 
     def place_at(self, length: int) -> Snapshot:
@@ -160,7 +165,7 @@ class HeldCache:
         if not fresh:
             return
         # Rings of a chunk are made when they are asked for, and hold the whole chunk until then.
-        mx.async_eval([ring for place in fresh for ring in place.rings])  # type: ignore[no-untyped-call]
+        self.cache.queue(fresh)
         known = {place.offset: place for place in (*self.places, *fresh)}
         ends = self._ends.intersection(known)
         kept = kept_places(ends, known.keys() - ends, max(self.cache.offset, *known))
@@ -235,7 +240,7 @@ class KVPool:
         held.tokens, held.start = tokens, min(held.start, len(tokens))
         held.cache.keep_at(())
         try:
-            mx.eval(held.arrays)
+            held.cache.finish(held.places)
         except (RuntimeError, MemoryError) as error:
             # The answer is there; only what would spare the next turn some reading is not.
             if not is_shortage(error):
@@ -282,4 +287,4 @@ class KVPool:
 
 
 def _bytes_of(caches: Iterable[HeldCache]) -> int:
-    return sum({id(array): array.nbytes for held in caches for array in held.arrays}.values())
+    return sum({id(part): part.nbytes for held in caches for part in held.parts}.values())

@@ -16,9 +16,18 @@ from typing import Final
 
 import mlx.core as mx
 
-from gptoss_mlx.device import Device
+from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughMemory
-from gptoss_mlx.memory import MemoryEstimate, cache_limit, gigabytes, wired_limit
+from gptoss_mlx.memory import (
+    PROCESS_BYTES,
+    MemoryEstimate,
+    activation_bytes,
+    cache_limit,
+    gigabytes,
+    memory_limit,
+    wired_limit,
+)
 
 _SAID_BY_MLX: Final = (
     # No memory for an array, of MLX on a processor and on Metal.
@@ -69,6 +78,14 @@ def set_limits(device: Device) -> None:
         # 0 is MLX's default and means that nobody set it.
         if 0 < before < wired:
             mx.set_wired_limit(before)
+
+
+def has_room(config: ModelConfig, value_bytes: int, more_kv_bytes: int, chunk: int, context: int) -> bool:
+    """Whether KV caches of a model of this shape may grow by so much while a `chunk` of a prompt of `context` tokens is
+    read, beside all that MLX holds now."""
+    device = this_device()
+    activations = activation_bytes(config, device, value_bytes, chunk, context)
+    return mx.get_active_memory() + more_kv_bytes + activations + PROCESS_BYTES <= memory_limit(device)
 
 
 def is_shortage(error: BaseException) -> bool:

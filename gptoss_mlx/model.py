@@ -4,9 +4,9 @@ Owns: the stack of decoder layers between the embedding and lm_head. Does not ow
 tokens (`generate`), or text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import mlx.core as mx
 
@@ -14,8 +14,10 @@ from gptoss_mlx.cache import GROWTH_TOKENS, KVCache
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import this_device
+from gptoss_mlx.ends import Ends, Wanted, WholeEnds
 from gptoss_mlx.errors import ContextOverflow
 from gptoss_mlx.memory import Needs, fitting_chunk
+from gptoss_mlx.memory_limits import has_room
 from gptoss_mlx.ops import Norm, Ops, Place, Position, Projection, Rotation, current_ops
 from gptoss_mlx.recorded_step import RecordedStep
 from gptoss_mlx.rope import YarnRope
@@ -26,9 +28,8 @@ RECORDED_KEYS: Final = GROWTH_TOKENS
 RECORDED_STEPS: Final = 4
 """Recorded steps that are kept: for tokens and for logits, of this length and of another conversation's."""
 
-Wanted: TypeAlias = Literal["logits", "last_logits", "last_token", "nothing"]
-"""What of a pass is wanted: logits after every token, after the last one, the most probable token after that, or no
-more than that the tokens are read."""
+Step: TypeAlias = Callable[[mx.array, KVCache, Place], mx.array]
+"""One token's way through a model: from the token, `[1, 1]`, and the cache that takes it in to what is wanted."""
 
 
 class Model:
@@ -56,6 +57,8 @@ class Model:
         """`[vocab, hidden]`, no bias."""
         self.dtype = dtype
         """The dtype of activations and of the KV cache."""
+        self.ends: Ends = WholeEnds(embedding, norm, lm_head, dtype)
+        """What comes before the layers and after them."""
         self._rope = YarnRope(config.head_dim, config.rope)
         self._recorded: dict[tuple[Ops, int, Wanted], RecordedStep | None] = {}
 
@@ -63,6 +66,27 @@ class Model:
     def runs_apart(self) -> bool:
         """Whether calling the model queues the work and comes back at once, rather than when it is done."""
         return current_ops().runs_apart(self.lm_head)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it can be of no use any more, and has to be loaded again: never, where its weights are here."""
+        return False
+
+    def close(self) -> None:
+        """Ends what runs for it outside of this process: nothing, where its weights are here."""
+
+    def begin_peak(self) -> None:
+        """From now on `peak_memory_bytes` counts."""
+        mx.reset_peak_memory()
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most that MLX held since `begin_peak`."""
+        return mx.get_peak_memory()
+
+    def has_room(self, more_kv_bytes: int, chunk: int, context: int) -> bool:
+        """Whether KV caches may grow by so much while a `chunk` of a prompt of `context` tokens is read."""
+        return has_room(self.config, self.dtype.size, more_kv_bytes, chunk, context)
 
     def make_cache(self) -> KVCache:
         """An empty KV cache for this model."""
@@ -73,9 +97,12 @@ class Model:
 
         `logits` says that they are wanted after every token.
         """
+        # Weights count among what MLX holds.
+        return self._fitting_chunk(Needs(self.config, 0, self.dtype.size), cache, wanted, logits)
+
+    def _fitting_chunk(self, needs: Needs, cache: KVCache, wanted: int, logits: bool) -> int:
         return fitting_chunk(
-            # Weights count among what MLX holds.
-            Needs(self.config, 0, self.dtype.size),
+            needs,
             this_device(),
             wanted=wanted,
             offset=cache.offset,
@@ -123,7 +150,7 @@ class Model:
             # To all but attention they are the tokens of one sequence.
             turns = zip(*(place.rotation for place in places), strict=True)
             rotation = Rotation(*(mx.concatenate(list(parts)) for parts in turns))
-            x = _embed(tokens[None], self.embedding, self.dtype)
+            x = self.ends.embed(tokens[None])
             for index, layer in enumerate(self.layers):
                 attention = layer.attention
                 q, rows = attention.queries(x, rotation)
@@ -132,10 +159,7 @@ class Model:
                     for n, (cache, place) in enumerate(zip(caches, places, strict=True))
                 ]
                 x = layer.experts(attention.finish(mx.concatenate(attended, axis=1), x))
-            ops = current_ops()
-            if most_probable:
-                return ops.norm_lm_head_argmax(x, self.norm, self.lm_head)[0]
-            return ops.norm_lm_head(x, self.norm, self.lm_head)[0]
+            return self.ends.finish(x, "tokens" if most_probable else "logits")[0]
         except BaseException:
             for cache, state in zip(caches, before, strict=True):
                 cache.restore(state)
@@ -153,16 +177,16 @@ class Model:
             step = self._recorded_step(cache, place, wanted) if tokens.size == 1 and offset else None
             if step is not None:
                 return step(tokens, cache, place)
-            x = _embed(tokens, self.embedding, self.dtype)
+            x = self.ends.embed(tokens)
             for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, layer_cache, place)
-            return _finish(x, self.norm, self.lm_head, wanted)
+            return self.ends.finish(x, wanted)
         except BaseException:
             # Some layers have taken the tokens in and others not: none may have.
             cache.restore(before)
             raise
 
-    def _recorded_step(self, cache: KVCache, place: Place, wanted: Wanted) -> RecordedStep | None:
+    def _recorded_step(self, cache: KVCache, place: Place, wanted: Wanted) -> Step | None:
         """One token's way through the model as recorded before, or to be recorded now; None where that is not done."""
         ops, most_keys = current_ops(), -(-place.length.most // RECORDED_KEYS) * RECORDED_KEYS
         key = ops, most_keys, wanted
@@ -176,23 +200,13 @@ class Model:
                 cache.layers,
                 recording,
                 most_keys,
-                # Not bound to this model, which would keep itself alive by what it recorded.
-                partial(_embed, table=self.embedding, dtype=self.dtype),
-                partial(_finish, norm=self.norm, lm_head=self.lm_head, wanted=wanted),
+                *self._step_ends(wanted),
             )
         return self._recorded[key]
 
+    def _step_ends(self, wanted: Wanted) -> tuple[Callable[[mx.array], mx.array], Callable[[mx.array], mx.array]]:
+        """What a recorded step does before the first layer, and after the last.
 
-def _embed(tokens: mx.array, table: Projection, dtype: mx.Dtype) -> mx.array:
-    return current_ops().embed(tokens, table, dtype)
-
-
-def _finish(x: mx.array, norm: Norm, lm_head: Projection, wanted: Wanted) -> mx.array:
-    """What is wanted of the residual stream after the last layer."""
-    if wanted == "nothing":
-        return x
-    if wanted != "logits" and x.shape[1] > 1:
-        x = x[:, -1:]
-    if wanted == "last_token":
-        return current_ops().norm_lm_head_argmax(x, norm, lm_head)
-    return current_ops().norm_lm_head(x, norm, lm_head)
+        Not bound to this model, which would keep itself alive by what it recorded.
+        """
+        return self.ends.embed, partial(self.ends.finish, wanted=wanted)

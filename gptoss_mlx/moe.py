@@ -29,8 +29,12 @@ class Experts:
 
     def __call__(self, x: mx.array) -> mx.array:
         """`x` `[batch, seq, hidden]` plus its experts' weighted outputs."""
+        return self.add_to(x, x)
+
+    def add_to(self, residual: mx.array, x: mx.array) -> mx.array:
+        """`residual` plus the weighted outputs of the experts of `x`, both `[batch, seq, hidden]`."""
         ops = current_ops()
         normed, logits = ops.norm_router(x, self.norm, self.router)
         routing = Routing(logits, self.experts_per_token)
         inner = ops.expert_gate_up(normed, routing, self.gate_up, self.swiglu_limit, self.swiglu_alpha)
-        return ops.expert_down(inner, routing, self.down, x)
+        return ops.expert_down(inner, routing, self.down, residual)

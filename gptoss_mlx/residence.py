@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from gptoss_mlx.errors import EngineError, GptOssError, NotEnoughMemory
+from gptoss_mlx.errors import EngineError, GptOssError, HostsError, NotEnoughMemory
 from gptoss_mlx.memory_limits import as_shortage, is_shortage
 from gptoss_mlx.model import Model
 
@@ -38,13 +38,15 @@ class Residence:
         return self._idle_seconds if self.loaded else None
 
     def model(self) -> Model:
-        """The model, loaded if it is not there.
+        """The model, loaded if it is not there, or is lost.
 
-        Raises what loading raises; the same again the next time, except where there was no memory: then it is tried
-        anew.
+        Raises what loading raises; the same again the next time, except where there was no memory, or a host could not
+        take part: then it is tried anew.
         """
-        if self._failure is not None and not isinstance(self._failure, NotEnoughMemory):
+        if self._failure is not None and not isinstance(self._failure, NotEnoughMemory | HostsError):
             raise self._failure
+        if self._model is not None and self._model.lost:
+            self.unload()
         if self._model is None:
             try:
                 self._model = self._load()
@@ -60,6 +62,8 @@ class Residence:
 
     def unload(self) -> None:
         """Lets the model and all that is kept for it go."""
+        if self._model is not None:
+            self._model.close()
         self._model = None
         self.make_room()
 

@@ -3,9 +3,20 @@
 Owns: what is noted of such a place. Does not own: making one and going back (`cache`), which are kept (`kv_pool`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
+
+
+class Sized(Protocol):
+    """Something that takes memory: an array, here or elsewhere."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,11 @@ class Snapshot:
     def rings(self) -> list[mx.array]:
         """The sliding layers' rings at the time."""
         return [layer.ring for layer in self.layers if layer.ring is not None]
+
+    @property
+    def parts(self) -> Sequence[Sized]:
+        """What it holds, part by part; a part that places share is the same object in each."""
+        return self.rings
 
     def belongs_to(self, owner: object) -> bool:
         """Whether `owner` made it."""

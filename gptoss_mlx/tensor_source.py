@@ -73,7 +73,7 @@ class TensorSource:
             pieces = np.empty((2, half), dtype=np.uint8)
             for piece, entry in zip(pieces, parts, strict=True):
                 self._read_part(entry, start // 2, piece)
-            row = self.tensors[name].unit // 2
+            row = sum(entry.nbytes for entry in parts) // math.prod(recipe.shape[:2])
             out.reshape(-1, 2, row)[:] = pieces.reshape(2, -1, row).swapaxes(0, 1)
             return
         position = 0

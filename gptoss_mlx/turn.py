@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import mlx.core as mx
-
 from gptoss_mlx.context import make_prompt
 from gptoss_mlx.engine import Ticket
 from gptoss_mlx.errors import Cancelled
@@ -139,7 +137,7 @@ def run_turn(
     any work.
     """
     start = time.perf_counter()
-    mx.reset_peak_memory()
+    model.begin_peak()
     pool = KVPool(0) if pool is None else pool
     prompt = [*turn.prompt, *turn.opening]
     held = pool.take(
@@ -189,7 +187,7 @@ def run_turn(
         ttft_seconds=(first or end) - start,
         prompt_seconds=generation.prefill_seconds,
         generation_seconds=end - (first or end),
-        peak_memory_bytes=mx.get_peak_memory(),
+        peak_memory_bytes=model.peak_memory_bytes,
     )
     reply, messages = listener.result(finish, stats)
     commit(reply, messages)

@@ -1,37 +1,32 @@
 """A model from a checkpoint's folder, in whichever of the four layouts it lies.
 
-Owns: which of our tensors become which arrays of the model, and in what dtype. They are read as `tensor_file` gives
-them, a decoder layer at a time: already stacked and in order, so that loading never holds a tensor twice. Experts are
-taken as stored, and so are quantised dense weights. Does not own: names and shapes (`layouts`), files (`checkpoint`,
-`tensor_source`), the number format (`mxfp4`).
+Owns: what dtype a model computes in, what it takes, and the order in which it is read: as `tensor_file` gives its
+tensors, a decoder layer at a time, already stacked and in order, so that loading never holds a tensor twice. Experts
+are taken as stored, and so are quantised dense weights. Does not own: which tensors become which arrays
+(`model_parts`), names and shapes (`layouts`), files (`checkpoint`, `tensor_source`), the number format (`mxfp4`).
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import Final
 
 import mlx.core as mx
 
-from gptoss_mlx.attention import Attention
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.decoder_layer import DecoderLayer
 from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.errors import NotEnoughMemory, UsageError
 from gptoss_mlx.file_pages import LARGE_BYTES, read_ahead
 from gptoss_mlx.layouts import FLOAT_DTYPES, OURS, Recipe
 from gptoss_mlx.memory import Needs
 from gptoss_mlx.model import Model
-from gptoss_mlx.moe import Experts
-from gptoss_mlx.ops import ExpertLinear, Heads, Linear, Norm, Projection, QuantizedLinear
+from gptoss_mlx.model_parts import EMBEDDING, PartReader, Progress
+from gptoss_mlx.ops import Heads
 from gptoss_mlx.safetensors_file import ITEM_BYTES
 from gptoss_mlx.tensor_file import TensorReader
-from gptoss_mlx.tensor_source import SourceTensor, TensorSource
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes in all."""
+from gptoss_mlx.tensor_source import TensorSource
 
 COMPUTE_DTYPES: Final = (mx.float32, mx.bfloat16, mx.float16)
 """What a model may compute in."""
@@ -41,9 +36,6 @@ FLOAT32_MEMORY_SHARE: Final = 0.75
 
 _LAYERS: Final = OURS.layer.split(".", 1)[0] + "."
 """How the names of all decoder layers' tensors begin."""
-
-_EMBEDDING: Final = f"{OURS.embedding}.weight"
-"""Only rows of it are ever read, so it stays as short as it is stored."""
 
 
 def choose_dtype(recipes: Mapping[str, Recipe], device: Device) -> mx.Dtype:
@@ -95,7 +87,7 @@ def _held_bytes(tensors: Iterable[tuple[str, str, int]], dtype: mx.Dtype) -> int
     total = 0
     for name, stored, values in tensors:
         as_stored = (
-            stored not in FLOAT_DTYPES or name == _EMBEDDING or (dtype == mx.float32 and 2 * values >= LARGE_BYTES)
+            stored not in FLOAT_DTYPES or name == EMBEDDING or (dtype == mx.float32 and 2 * values >= LARGE_BYTES)
         )
         total += values * (ITEM_BYTES[stored] if as_stored else dtype.size)
     return total
@@ -117,7 +109,7 @@ def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: P
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise UsageError(f"dtype is {dtype}; expected mlx.core.float32, bfloat16 or float16")
     checkpoint = open_checkpoint(folder)
-    device = this_device()
+    config, device = checkpoint.config, this_device()
     dtype = dtype or choose_dtype(checkpoint.recipes, device)
     needed = loaded_bytes(checkpoint.recipes, dtype)
     if needed > device.memory_bytes:
@@ -127,107 +119,16 @@ def load_model(folder: str | Path, *, dtype: mx.Dtype | None = None, progress: P
         )
     source = TensorSource(checkpoint)
     with closing(
-        TensorReader(source, float32=dtype == mx.float32, as_stored=frozenset({_EMBEDDING}), on_gpu=device.gpu)
+        TensorReader(source, float32=dtype == mx.float32, as_stored=frozenset({EMBEDDING}), on_gpu=device.gpu)
     ) as reader:
-        model = _Loader(checkpoint, reader, dtype, progress or _no_progress).load()
+        parts = PartReader(checkpoint, reader, dtype, progress)
+        # The largest tensors come before the decoder layers: there is room should one be needed in two dtypes at once.
+        embedding = parts.embedding()
+        norm, lm_head = parts.norm_and_head()
+        heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        layers = [parts.layer(number, heads) for number in range(config.num_hidden_layers)]
+        model = Model(config, embedding=embedding, layers=layers, norm=norm, lm_head=lm_head, dtype=dtype)
         # In the order of a forward pass; of the embedding only rows are ever looked at.
         layers_first = sorted(reader.mapped, key=lambda name: not name.startswith(_LAYERS))
-        read_ahead([reader.mapped[name] for name in layers_first if name != _EMBEDDING])
+        read_ahead([reader.mapped[name] for name in layers_first if name != EMBEDDING])
         return model
-
-
-class _Loader:
-    """Puts a model together, one decoder layer at a time."""
-
-    def __init__(self, checkpoint: Checkpoint, reader: TensorReader, dtype: mx.Dtype, progress: Progress) -> None:
-        self._checkpoint = checkpoint
-        self._reader = reader
-        self._dtype = dtype
-        self._progress = progress
-        self._arrays: dict[str, mx.array] = {}
-        """What was read and is not part of the model yet."""
-        self._done_bytes = 0
-
-    def load(self) -> Model:
-        config = self._checkpoint.config
-        self._read(f"{OURS.embedding}.")
-        embedding = self._projection(OURS.embedding, bias=False)
-        # The largest tensor comes before the decoder layers: there is room should it be needed in two dtypes at once.
-        self._read(OURS.norm, f"{OURS.lm_head}.")
-        norm, lm_head = self._norm(OURS.norm), self._projection(OURS.lm_head, bias=False)
-        layers = [self._layer(OURS.layer.format(number)) for number in range(config.num_hidden_layers)]
-        return Model(config, embedding=embedding, layers=layers, norm=norm, lm_head=lm_head, dtype=self._dtype)
-
-    def _layer(self, prefix: str) -> DecoderLayer:
-        config = self._checkpoint.config
-        self._read(prefix)
-        attention = Attention(
-            norm=self._norm(prefix + OURS.attention_norm),
-            qkv=self._projection(prefix + OURS.qkv[0]),
-            output=self._projection(prefix + OURS.output),
-            sinks=self._arrays.pop(prefix + OURS.sinks),
-            heads=Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim),
-        )
-        experts = Experts(
-            norm=self._norm(prefix + OURS.experts_norm),
-            router=self._projection(prefix + OURS.router),
-            gate_up=self._expert_linear(f"{prefix}experts.gate_up"),
-            down=self._expert_linear(f"{prefix}experts.down"),
-            experts_per_token=config.num_experts_per_tok,
-            swiglu_limit=config.swiglu_limit,
-            swiglu_alpha=config.swiglu_alpha,
-        )
-        return DecoderLayer(attention, experts)
-
-    def _read(self, *starts: str) -> None:
-        """Reads our tensors whose names begin so, in the dtype that they are computed in, and reports the bytes."""
-        tensors = [tensor for tensor in self._reader.source.tensors.values() if tensor.name.startswith(starts)]
-        file = self._reader.open(tensor.name for tensor in tensors)
-        arrays = mx.load(cast(BinaryIO, file), format="safetensors")
-        if file.error is not None:
-            raise file.error
-        assert isinstance(arrays, dict)
-        for tensor in tensors:
-            array = arrays.pop(tensor.name)
-            if (first := file.first_items.get(tensor.name)) is not None:
-                array = array[first : first + math.prod(tensor.shape)].reshape(tensor.shape)
-            if tensor.dtype in FLOAT_DTYPES and not self._stays_as_stored(tensor):
-                array = array.astype(self._dtype)
-            mx.eval(array)
-            self._arrays[tensor.name] = array
-            self._done_bytes += tensor.nbytes
-        # Hand the memory of tensors that changed their dtype back to the system, not to MLX's cache.
-        mx.clear_cache()
-        self._progress(self._done_bytes, self._checkpoint.stored_bytes)
-
-    def _stays_as_stored(self, tensor: SourceTensor) -> bool:
-        """Whether a tensor of two-byte floats is held as it is though the model computes in another dtype."""
-        if ITEM_BYTES[tensor.dtype] != 2:
-            return False
-        return tensor.name == _EMBEDDING or (self._dtype == mx.float32 and not self._reader.widens(tensor))
-
-    def _norm(self, name: str) -> Norm:
-        return Norm(self._arrays.pop(name), self._checkpoint.config.rms_norm_eps)
-
-    def _projection(self, name: str, *, bias: bool = True) -> Projection:
-        weight = self._arrays.pop(f"{name}.weight")
-        affine = self._checkpoint.affine_of(name)
-        if affine is None:
-            return Linear(weight, self._arrays.pop(f"{name}.bias") if bias else None)
-        return QuantizedLinear(
-            weight,
-            scales=self._arrays.pop(f"{name}.scales"),
-            biases=self._arrays.pop(f"{name}.biases"),
-            bits=affine.bits,
-            group_size=affine.group_size,
-            bias=self._arrays.pop(f"{name}.bias") if bias else None,
-        )
-
-    def _expert_linear(self, name: str) -> ExpertLinear:
-        return ExpertLinear(
-            self._arrays.pop(f"{name}.blocks"), self._arrays.pop(f"{name}.scales"), self._arrays.pop(f"{name}.bias")
-        )
-
-
-def _no_progress(done_bytes: int, total_bytes: int) -> None:
-    """For a caller that asked for none."""

@@ -58,3 +58,9 @@ def launch_argmax(x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
     some token. Expects that `fits` was asked.
     """
     return merge_argmax.launch(*norm_argmax.launch(x, norm, lm_head))
+
+
+def launch_best(x: mx.array, norm: Norm, lm_head: Projection) -> tuple[mx.array, mx.array]:
+    """What `launch_argmax` gives, and that token's logit, float32 `[1, 1]`; without any number among them, -inf."""
+    best, ids = norm_argmax.launch(x, norm, lm_head)
+    return merge_argmax.launch(best, ids), mx.max(best, keepdims=True)[None]

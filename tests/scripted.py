@@ -50,6 +50,9 @@ class ScriptedModel:
     """Number of the forward pass that raises."""
     runs_apart: bool = True
     """What `Model.runs_apart` says."""
+    lost: bool = False
+    """What `Model.lost` says."""
+    peak_memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.config = ScriptedConfig(self.vocab_size)
@@ -79,6 +82,12 @@ class ScriptedModel:
         logits = mx.zeros((1, 1 if last_only else len(ids), self.vocab_size))
         logits[:, -1, chosen] = 100.0
         return logits
+
+    def close(self) -> None:
+        """Nothing runs for it."""
+
+    def begin_peak(self) -> None:
+        """It takes no memory."""
 
     def fitting_chunk(self, cache: ScriptedCache, wanted: int, *, logits: bool = False) -> int:
         return wanted

@@ -77,6 +77,8 @@ class ReportingScreen(Screen[None]):
             loading=session.progress,
             checking=session.checking,
             unloaded=session.unloaded,
+            hosts=0 if session.model is None else len(session.model.hosts),
+            starting=session.starting,
             memory_bytes=None if session.model is None else session.model.memory().active_bytes,
         )
 

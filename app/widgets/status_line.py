@@ -41,6 +41,10 @@ class Status:
     """Kernels that are checked, and all of them, where that is done for the first time."""
     unloaded: bool = False
     """Whether the model that is ready left memory, since nobody asked it; with `loading`, it is coming back."""
+    hosts: int = 0
+    """Machines that share the model; 0 where this one has all of it."""
+    starting: str = ""
+    """What is done with them while they are started."""
     effort: str = ""
     used: int = 0
     """Tokens of the conversation."""
@@ -103,9 +107,13 @@ def _model(status: Status, without: frozenset[str]) -> Content:
     if status.session == "none":
         return Content.assemble(name, (" not loaded", "$foreground-muted")) if status.model else name
     if status.session == "ready" and not status.unloaded:
-        return name
+        return Content.assemble(name, _muted(f" on {status.hosts} hosts")) if status.hosts else name
+    if status.starting and status.loading is None:
+        return Content.assemble(name, _muted(f" {status.starting}"))
     if status.session == "ready" and status.loading is None:
-        return Content.assemble(name, (" unloaded (idle)", "$foreground-muted"))
+        # They are started again with the next message.
+        why = "hosts not running" if status.hosts else "unloaded (idle)"
+        return Content.assemble(name, (f" {why}", "$foreground-muted"))
     doing, progress = (" checking kernels ", status.checking) if status.checking else (" loading ", status.loading)
     if progress is None or not progress[1]:
         return Content.assemble(name, _muted(" is loading"))

@@ -7,6 +7,7 @@ An engine's imports are done when it is made, so that they count neither as load
 import importlib.metadata
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,14 +37,22 @@ class BenchEngine(Protocol):
         """What the dense weights are computed in, such as "bfloat16"."""
         ...
 
+    def peak_mlx_bytes(self) -> int:
+        """The most that MLX held, on all machines together."""
+        ...
+
+    def shares(self) -> list[dict[str, Any]]:
+        """Which machine had what of the model; empty where it was one."""
+        ...
+
     def close(self) -> None:
         """Frees the model."""
 
 
-def make_engine(name: str) -> BenchEngine:
-    """The engine of this name, its packages imported."""
+def make_engine(name: str, *, hosts: str | None = None, host_timeout_seconds: float | None = None) -> BenchEngine:
+    """The engine of this name, its packages imported; ours shares the model among `hosts` if there are any."""
     if name == OURS:
-        return OurEngine()
+        return OurEngine(hosts, host_timeout_seconds)
     if name == "mlx-lm":
         return MlxLmEngine()
     raise UsageError(f"there is no engine {name!r}; expected {OURS} or mlx-lm")
@@ -52,19 +61,29 @@ def make_engine(name: str) -> BenchEngine:
 class OurEngine:
     """gptoss_mlx: the engine thread with `Generation`, below text and channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: str | None = None, host_timeout_seconds: float | None = None) -> None:
         from gptoss_mlx import __version__
+        from gptoss_mlx.config import ModelConfig
         from gptoss_mlx.engine import Engine, Ticket
         from gptoss_mlx.generate import Generation
+        from gptoss_mlx.hosts.addresses import read_hosts
+        from gptoss_mlx.hosts.session import HostedModel
         from gptoss_mlx.kernel_check.choice import load_ready_model
         from gptoss_mlx.model import Model
         from gptoss_mlx.sampling import Sampling
 
         self.version = __version__
         self._engine: Engine | None = None
+        self._hosted: HostedModel | None = None
 
         def start(folder: Path) -> Engine:
-            return Engine(lambda: load_ready_model(folder))
+            if hosts is None:
+                return Engine(lambda: load_ready_model(folder))
+            config = ModelConfig.from_file(folder / "config.json")
+            self._hosted = hosted = HostedModel(
+                read_hosts(hosts), folder.name, folder, config, patience_seconds=host_timeout_seconds
+            )
+            return Engine(hosted.load)
 
         def work(model: Model, prompt: Sequence[int], count: int) -> list[TimedToken]:
             generation = Generation(
@@ -89,9 +108,18 @@ class OurEngine:
         assert self._engine is not None, "load comes first"
         return dtype_name(self._engine.call(lambda model, ticket: model.dtype))
 
+    def peak_mlx_bytes(self) -> int:
+        assert self._engine is not None, "load comes first"
+        return self._engine.call(lambda model, ticket: model.peak_memory_bytes)
+
+    def shares(self) -> list[dict[str, Any]]:
+        return [] if self._hosted is None else [asdict(share) for share in self._hosted.sharing.shares]
+
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
+        if self._hosted is not None:
+            self._hosted.close()
 
 
 class MlxLmEngine:
@@ -121,6 +149,12 @@ class MlxLmEngine:
 
     def dtype(self) -> str:
         return dtype_name(self._model.model.norm.weight.dtype)
+
+    def peak_mlx_bytes(self) -> int:
+        return mx.get_peak_memory()
+
+    def shares(self) -> list[dict[str, Any]]:
+        return []
 
     def close(self) -> None:
         self._model = None

@@ -33,6 +33,10 @@ class Settings:
     """Whether a request that is not part of the rates comes before the one that is."""
     timeout_seconds: float = 1800.0
     """How long one run may take, from the start of its process."""
+    hosts: str | None = None
+    """The machines that share our model; None: this one alone."""
+    host_timeout_seconds: float | None = None
+    """After how long a host that says nothing is given up; None: as usual."""
 
     def __post_init__(self) -> None:
         check(self.prompt_tokens >= 1, "--prompt-tokens", self.prompt_tokens, "1 or more")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,7 +72,10 @@ def run_race(
 
     def request_of(engine: str) -> Request:
         folder = str(plan.folder_of(engine).resolve())
-        return Request(engine, folder, plan.prompt, settings.decode_tokens, settings.warm_up)
+        request = Request(engine, folder, plan.prompt, settings.decode_tokens, settings.warm_up)
+        if engine == OURS and settings.hosts is not None:
+            return replace(request, hosts=settings.hosts, host_timeout_seconds=settings.host_timeout_seconds)
+        return request
 
     def in_words(figures: Mapping[str, Any]) -> str:
         return (

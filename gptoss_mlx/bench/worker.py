@@ -32,6 +32,9 @@ class Request:
     prompt: list[int]
     decode_tokens: int
     warm_up: bool
+    hosts: str | None = None
+    """The machines that share the model; None: this one alone."""
+    host_timeout_seconds: float | None = None
 
     def write(self, file: Path) -> None:
         """Puts the request into `file`, as JSON."""
@@ -56,7 +59,7 @@ def measure(request: Request, on_stage: Callable[[str], None]) -> dict[str, Any]
 
     from gptoss_mlx.bench.engines import make_engine
 
-    engine = make_engine(request.engine)
+    engine = make_engine(request.engine, hosts=request.hosts, host_timeout_seconds=request.host_timeout_seconds)
     on_stage("loading")
     load_begin = time.perf_counter()
     engine.load(Path(request.folder))
@@ -80,13 +83,14 @@ def measure(request: Request, on_stage: Callable[[str], None]) -> dict[str, Any]
         "prefill_tokens_per_second": len(prompt) / ttft,
         "decode_tokens_per_second": (count - 1) / decoding,
         "peak_resident_bytes": peak_resident_bytes(),
-        "peak_mlx_bytes": mx.get_peak_memory(),
+        "peak_mlx_bytes": engine.peak_mlx_bytes(),
         "import_seconds": load_begin - imports_begin,
         "dtype": engine.dtype(),
         "device": "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu",
         "engine_version": engine.version,
         "prompt_sha256": prompt_digest(prompt),
         "tokens": tokens,
+        **({"hosts": shares} if (shares := engine.shares()) else {}),
     }
     engine.close()
     return figures

@@ -15,11 +15,19 @@ examples:
   gptoss ask "When do I fly?" --browse ~/notes         let it search and read a folder
   gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint
   gptoss info ./gpt-oss-20b              what is in a model's folder
+  gptoss chat 120b --hosts mac1,mac2     share a model among machines
 """
 
 
 MODEL_HELP = "'pocket' (default), a name that `gptoss list` shows, or a folder with a checkpoint"
 """What a MODEL may be."""
+
+
+HOSTS_HELP = (
+    "names that ssh knows, with commas between (NAME=ADDRESS where the link has an address of its own), or a hostfile "
+    "of MLX; 127.0.0.1,127.0.0.1 runs two ranks here"
+)
+"""What HOST,HOST may be."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -46,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_evaluate(commands)
     _add_compare(commands)
+    _add_hosts(commands)
     return parser
 
 
@@ -59,6 +68,7 @@ def _add_ask(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     ask.add_argument("prompt", nargs="*", metavar="QUESTION", help="the question; '-' reads it from standard input")
     ask.add_argument("-m", "--model", default="pocket", help=MODEL_HELP)
     _add_turn_options(ask)
+    _add_hosts_options(ask)
     output = ask.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print every event as one JSON object a line")
     output.add_argument(
@@ -97,6 +107,7 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat.add_argument("--continue", dest="go_on", action="store_true", help="go on with the app's last conversation")
     chat.add_argument("--resume", metavar="FILE", help="go on with a chat that /save wrote; the app imports it")
     _add_turn_options(chat)
+    _add_hosts_options(chat)
 
 
 def _add_pull(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -136,6 +147,7 @@ def _add_pull(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add_path(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     path = commands.add_parser("path", help="where a model's folder is", description="Prints the model's folder.")
     path.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
+    path.add_argument("--python", action="store_true", help="instead: the Python that gptoss runs with")
 
 
 def _add_rm(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -231,6 +243,7 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "of its own. Prints a table, then one JSON line.",
     )
     bench.add_argument("model", nargs="?", default="pocket", metavar="MODEL", help=MODEL_HELP)
+    _add_hosts_options(bench)
     bench.add_argument("--against", choices=("mlx-lm",), help="measure this engine, too, in turn with ours")
     bench.add_argument(
         "--graph",
@@ -317,6 +330,45 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "-n", "--questions", type=int, metavar="N", help="questions of each category at each effort (default: 10)"
     )
     compare.add_argument("--seed", type=int, metavar="N", help="which questions are drawn (default: 0)")
+
+
+def _add_hosts(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    hosts = commands.add_parser(
+        "hosts",
+        help="several machines for one model: check them, copy a model to them",
+        description="For --hosts of chat, ask and bench, which share a model among machines.",
+    )
+    actions = hosts.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check",
+        help="whether hosts can share a model",
+        description="Looks whether ssh connects, versions are the same, the model is there, whole and the same, memory "
+        "is enough, the hosts reach each other, and how fast the link between them is; says what to do about what is "
+        "wrong. The exit code is 1 when something is.",
+    )
+    check.add_argument("hosts", metavar="HOST,HOST", help=HOSTS_HELP)
+    check.add_argument("-m", "--model", default="pocket", help=MODEL_HELP)
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    copy = actions.add_parser(
+        "copy",
+        help="copy a model to hosts",
+        description="Copies a converted model from here to hosts, over ssh, each file compared with its sha256. "
+        "Stopped, it goes on where it was when the command is given again.",
+    )
+    copy.add_argument("model", metavar="MODEL", help="a name that `gptoss list` shows, or a converted folder")
+    copy.add_argument("hosts", metavar="HOST[,HOST]", help="names that ssh knows, with commas between")
+
+
+def _add_hosts_options(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs."""
+    several = parser.add_argument_group("several machines")
+    several.add_argument("--hosts", metavar="HOST,HOST", help=f"share the model among machines: {HOSTS_HELP}")
+    several.add_argument(
+        "--host-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="give a host up that says nothing for so long (default: 10)",
+    )
 
 
 def _add_turn_options(parser: argparse.ArgumentParser) -> None:

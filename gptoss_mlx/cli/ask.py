@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Answers; gives the exit code."""
     question = read_question(arguments.prompt)
     options: OptionArguments = {**turn_options(arguments), **tool_options(arguments)}
-    with load_with_progress(arguments.model, arguments.context, options, force=arguments.force) as model:
+    with load_with_progress(arguments.model, options, arguments) as model:
         messages = [Message.user(question)]
         if arguments.system is not None:
             messages.insert(0, Message.developer(arguments.system))

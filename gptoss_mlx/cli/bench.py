@@ -18,10 +18,16 @@ from gptoss_mlx.bench.race import Outcome, run_race
 from gptoss_mlx.bench.report import make_report
 from gptoss_mlx.bench.table import table_lines
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.hosts.addresses import read_hosts
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures; prints the table, then one JSON line; gives the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
+    if arguments.hosts is not None:
+        if arguments.graph or arguments.turns or arguments.batch is not None:
+            raise UsageError("--hosts measures load, prefill and decode; leave out --graph, --turns and --batch")
+        # What is wrong with them is told before the first run.
+        read_hosts(arguments.hosts)
     if arguments.graph:
         return _run_graph(arguments)
     if arguments.shape is not None and arguments.batch is None:
@@ -35,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         warm_up=not arguments.no_warm_up,
         timeout_seconds=arguments.timeout,
+        hosts=arguments.hosts,
+        host_timeout_seconds=arguments.host_timeout,
     )
     if arguments.batch is not None:
         return _run_batch(arguments, settings)

@@ -71,6 +71,8 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
         store=store,
         settings=_given(arguments, _SETTINGS, instructions=arguments.system),
         overflow=arguments.overflow,
+        hosts=arguments.hosts,
+        host_timeout_seconds=arguments.host_timeout,
         defaults={**_given(arguments, _DEFAULTS), **forms},
         date=arguments.date,
         toolbox=toolbox,

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--questions is {arguments.questions}; expected 1 or more")
     efforts = arguments.effort or list(EFFORTS)
     total, done = len(kinds) * len(efforts), 0
-    with load_with_progress(arguments.model, None, {}) as model, ProgressBar("Asking") as bar:
+    with load_with_progress(arguments.model, {}) as model, ProgressBar("Asking") as bar:
 
         def show(score: Score) -> None:
             nonlocal done

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         last = stack.enter_context(contextlib.closing(_last_conversation())) if arguments.go_on else None
         name = arguments.model or (last and last.model) or POCKET
-        model = stack.enter_context(load_with_progress(name, arguments.context, options, force=arguments.force))
+        model = stack.enter_context(load_with_progress(name, options, arguments))
         if arguments.resume is not None:
             chat = Chat.load(model, arguments.resume)
             chat.defaults = {**chat.defaults, **options}

@@ -28,11 +28,16 @@ from gptoss_mlx.events import (
     with_labels,
 )
 from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
+from gptoss_mlx.memory import gigabytes
 from gptoss_mlx.options import OptionArguments
 from gptoss_mlx.tools import cut_middle
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.progress import Progress, TaskID
+
+    from gptoss_mlx.hosts.sharing import HostShare
 
 _TURN_OPTIONS = (
     "effort",
@@ -143,22 +148,83 @@ class ProgressBar:
         self.close()
 
 
-def load_with_progress(model: str, context: int | None, defaults: OptionArguments, *, force: bool = False) -> GptOss:
-    """The model, with a bar while its weights are read, and one while its kernels are checked for the first time.
+class StageLine:
+    """What is under way, as one line of standard error that the next one overwrites; nothing where that is no
+    terminal."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def show(self, sentence: str) -> None:
+        """Puts `sentence` in the place of the one before."""
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{printable(sentence)} ")
+            sys.stderr.flush()
+            self._shown = True
+
+    def close(self) -> None:
+        """Takes the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_with_progress(model: str, defaults: OptionArguments, arguments: argparse.Namespace | None = None) -> GptOss:
+    """The model as `arguments` say (context, force, hosts), with a bar while its weights are read, and one while its
+    kernels are checked for the first time; on several hosts also what is done with them, and then who has what.
 
     The pocket model thinks with high effort unless told otherwise: it is quick, and right far more often.
     """
     if find_or_offer(model).is_pocket:
         defaults.setdefault("effort", "high")
-    with ProgressBar("Loading weights", unit_bytes=True) as reading, ProgressBar("Checking kernels") as checking:
-        return GptOss(
+    context, force, hosts, timeout = (
+        getattr(arguments, name, None) for name in ("context", "force", "hosts", "host_timeout")
+    )
+    with (
+        ProgressBar("Loading weights", unit_bytes=True) as reading,
+        ProgressBar("Checking kernels") as checking,
+        StageLine() as stage,
+    ):
+
+        def read(done: int, total: int) -> None:
+            stage.close()
+            reading.update(done, total)
+
+        loaded = GptOss(
             model,
             context=context,
-            force=force,
-            progress=reading.update,
+            force=bool(force),
+            hosts=hosts,
+            host_timeout_seconds=timeout,
+            starting=stage.show,
+            progress=read,
             checking=checking.update,
             defaults=defaults,
         )
+    if loaded.hosts and sys.stderr.isatty():
+        for line in host_lines(loaded.hosts):
+            print(line, file=sys.stderr)
+    return loaded
+
+
+def host_lines(shares: "Sequence[HostShare]") -> list[str]:
+    """A table of which host has what of a model."""
+    rows = [("host", "rank", "part", "weights", "may use", "free before")]
+    for share in shares:
+        free = "?" if share.free_bytes is None else gigabytes(share.free_bytes)
+        sizes = gigabytes(share.weights_bytes), gigabytes(share.memory_bytes), free
+        rows.append((share.host, str(share.rank), share.part, *sizes))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def printable(text: str) -> str:

@@ -26,12 +26,13 @@ from gptoss_mlx.kernel_check.timing import THIS_MACHINE, Machine
 from gptoss_mlx.kernel_check.trials import Trial
 from gptoss_mlx.kernel_check.verdict import Outcome, Verdict
 from gptoss_mlx.model import Model
+from gptoss_mlx.model_parts import Progress
 from gptoss_mlx.ops import Ops, ReferenceOps
 from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES, KernelClass
 from gptoss_mlx.ops.kernels import KernelOps
 from gptoss_mlx.ops.selection import choose_kernels
 from gptoss_mlx.settings import KernelSetting, kernel_setting
-from gptoss_mlx.weights import Progress, load_model
+from gptoss_mlx.weights import load_model
 
 LOG: Final = logging.getLogger("gptoss_mlx.kernels")
 """Says which kernels are left out, and why."""

@@ -202,3 +202,7 @@ class Ops(Protocol):
     def norm_lm_head_argmax(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
         """The most probable token after each position, uint32 `[batch, seq]`; of equals the lowest id."""
         ...
+
+    def norm_lm_head_best(self, x: mx.array, norm: Norm, lm_head: Projection) -> tuple[mx.array, mx.array]:
+        """What `norm_lm_head_argmax` gives, and the logits of those tokens, float32 `[batch, seq]`."""
+        ...

@@ -162,6 +162,11 @@ class KernelOps(ReferenceOps):
             return norm_lm_head.launch_argmax(x, norm, lm_head)
         return super().norm_lm_head_argmax(x, norm, lm_head)
 
+    def norm_lm_head_best(self, x: mx.array, norm: Norm, lm_head: Projection) -> tuple[mx.array, mx.array]:
+        if self.runs_kernel("norm_lm_head", x, norm, lm_head):
+            return norm_lm_head.launch_best(x, norm, lm_head)
+        return super().norm_lm_head_best(x, norm, lm_head)
+
     def _enables(self, kernel: str, size: int) -> bool:
         return kernel_class(kernel, size) in self.enabled
 

@@ -114,6 +114,11 @@ class ReferenceOps:
     def norm_lm_head_argmax(self, x: mx.array, norm: Norm, lm_head: Projection) -> mx.array:
         return mx.argmax(self.norm_lm_head(x, norm, lm_head), axis=-1)
 
+    def norm_lm_head_best(self, x: mx.array, norm: Norm, lm_head: Projection) -> tuple[mx.array, mx.array]:
+        logits = self.norm_lm_head(x, norm, lm_head)
+        tokens = mx.argmax(logits, axis=-1, keepdims=True)
+        return tokens[..., 0], mx.take_along_axis(logits, tokens, axis=-1)[..., 0]
+
     def _project(self, x: mx.array, linear: Projection) -> mx.array:
         """`x` `[..., in]` through a dense projection: `[..., out]`."""
         if isinstance(linear, QuantizedLinear):

@@ -130,6 +130,9 @@ OPERATIONS: dict[str, Any] = {
     "norm_lm_head_argmax": lambda ops, tokens: ops.norm_lm_head_argmax(
         normal(1, tokens, HIDDEN), NORM, linear(301, HIDDEN, bias=False)
     ),
+    "norm_lm_head_best": lambda ops, tokens: ops.norm_lm_head_best(
+        normal(1, tokens, HIDDEN), NORM, linear(301, HIDDEN, bias=False)
+    ),
 }
 """Each operation, for so many tokens."""
 
@@ -149,6 +152,7 @@ LAUNCHES = {
     "experts": (["expert_gate_up", "expert_down"], GROUPED),
     "norm_lm_head": (["norm_lm_head"], []),
     "norm_lm_head_argmax": (["norm_argmax", "merge_argmax"], []),
+    "norm_lm_head_best": (["norm_argmax", "merge_argmax"], []),
 }
 """The kernels that serve one token, and those that serve more."""
 

@@ -169,3 +169,7 @@ def test_a_linear_head_is_asked_for_its_largest_logit() -> None:
     token = ReferenceOps().norm_lm_head_argmax(mx.array([[[1.0, 0.0], [-1.0, 0.0]]]), Norm(mx.ones(2), 1e-5), head)
     assert token.tolist() == [[1, 0]]
     assert token.dtype == mx.uint32
+    x = mx.array([[[1.0, 0.0], [-1.0, 0.0]]])
+    tokens, logits = ReferenceOps().norm_lm_head_best(x, Norm(mx.ones(2), 0.0), head)
+    assert (tokens.tolist(), tokens.dtype, logits.dtype) == ([[1, 0]], mx.uint32, mx.float32)
+    np.testing.assert_allclose(np.array(logits), [[2**0.5, 0.0]], atol=1e-6)
