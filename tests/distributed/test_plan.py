@@ -35,7 +35,7 @@ CONFIG = PRESETS["20b"]
     st.lists(st.integers(4 * GB, 600 * GB), min_size=1, max_size=8),
     st.sampled_from(["20b", "120b"]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_shares_cover_the_model_once_and_fit_or_it_is_said_why_not(mode, memories: list[int], preset: str) -> None:
     config = PRESETS[preset]
     sizes = Sizes(config)
