@@ -1,4 +1,4 @@
-"""A server on loopback that answers as a test wrote down, also badly; and a `Web` for which it is the whole internet."""
+"""A server on loopback that answers as a test wrote down, also badly; and a `Web` for which it is all there is."""
 
 import contextlib
 import socket
@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 answer(self)
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815
 
     def say(self, status: int, kind: str, data: bytes, **headers: str) -> None:
         self.send_response(status)
