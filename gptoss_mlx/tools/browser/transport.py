@@ -130,8 +130,9 @@ class _Body(httpx2.SyncByteStream):
         yield from self._stream
 
     def close(self) -> None:
-        if hasattr(self._stream, "close"):
-            self._stream.close()
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
 
 
 @functools.cache

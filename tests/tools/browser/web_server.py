@@ -12,7 +12,7 @@ import httpcore2
 
 from gptoss_mlx.tools.browser.web_request import Web, WebLimits
 
-Answer: TypeAlias = Callable[["Handler"], None]
+Answer: TypeAlias = Callable[["Handler"], object]
 
 PUBLIC = "93.184.216.34"
 """What every host is looked up as, unless a test says more."""
