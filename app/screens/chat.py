@@ -300,15 +300,19 @@ class ChatScreen(ReportingScreen):
         model, path = self._session.model, list(self.chat.path)
         if model is None or self._answers.under_way(self.chat.id) is not None:
             return
-        used = await asyncio.to_thread(
-            count_context,
-            model,
-            path,
-            self.settings,
-            self._answers.toolbox,
-            date=self.chat.date,
-            overflow=self.overflow,
-        )
+        try:
+            used = await asyncio.to_thread(
+                count_context,
+                model,
+                path,
+                self.settings,
+                self._answers.toolbox,
+                date=self.chat.date,
+                overflow=self.overflow,
+            )
+        except UsageError:
+            # A tool cannot be used: that is told when something is said.
+            return
         self.post_message(ContextChanged(used, model.context_limit))
 
     # Where the reader is

@@ -36,7 +36,7 @@ def is_public(text: str) -> bool:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return False
-    return all(_is_global(each) for each in (address, *_within(address)))
+    return all(map(_is_global, _meant(address)))
 
 
 def public_addresses(host: str, port: int, resolve: Resolve, *, private: bool) -> list[str]:
@@ -58,17 +58,13 @@ def _is_global(address: Address) -> bool:
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
-def _within(address: Address) -> list[Address]:
-    """The IPv4 addresses that stand in an IPv6 one."""
+def _meant(address: Address) -> list[Address]:
+    """The addresses that are reached by this one: an IPv6 address may stand for an IPv4 one, or lead by way of some."""
     if isinstance(address, ipaddress.IPv4Address):
-        return []
-    found: list[Address] = []
+        return [address]
     if address.ipv4_mapped is not None:
-        found.append(address.ipv4_mapped)
-    if address.sixtofour is not None:
-        found.append(address.sixtofour)
-    if address.teredo is not None:
-        found += address.teredo
+        return [address.ipv4_mapped]
     if address in _TRANSLATED:
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return found
+        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
+    by_way_of = [address.sixtofour, *(address.teredo or ())]
+    return [address, *(each for each in by_way_of if each is not None)]

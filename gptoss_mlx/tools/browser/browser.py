@@ -97,9 +97,13 @@ class Browser(ToolSource):
         """What it reads, for people."""
         return ", ".join(backend.place for backend in self.backends)
 
-    @cached_property
+    @property
     def tools(self) -> tuple[Tool, ...]:
         """`search`, `open` and `find`."""
+        return self._tools
+
+    @cached_property
+    def _tools(self) -> tuple[Tool, ...]:
         number = type_reader(int | None)
         readers = {
             "search": {"query": type_reader(str), "topn": number, "top_n": number, "source": _anything},

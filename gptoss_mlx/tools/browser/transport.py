@@ -4,6 +4,7 @@ httpx speaks HTTP, httpcore keeps the connections; what is ours is where they le
 each read alone would let a server that sends a byte a second go on for ever.
 """
 
+import functools
 import ssl
 import threading
 import time
@@ -129,8 +130,15 @@ class _Body(httpx2.SyncByteStream):
         yield from self._stream
 
     def close(self) -> None:
-        if hasattr(self._stream, "close"):
-            self._stream.close()
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """The system's certificates are read once: that takes longer than many a request."""
+    return ssl.create_default_context()
 
 
 class GuardedTransport(httpx2.BaseTransport):
@@ -141,7 +149,7 @@ class GuardedTransport(httpx2.BaseTransport):
     ) -> None:
         """`private`: addresses that are not public may be reached, too."""
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=ssl.create_default_context(),
+            ssl_context=_tls(),
             max_connections=1,
             max_keepalive_connections=0,
             network_backend=_Backend(deadline, private=private, resolve=resolve, dial=dial),
