@@ -18,7 +18,7 @@ from tests.distributed.worker import run
 from tests.random_checkpoint import random_checkpoint
 from tests.tolerances import relative_errors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NARROW = {
     "hidden_size": 192,
