@@ -83,6 +83,14 @@ def token_traffic(config: ModelConfig, plan: Plan, value_bytes: int = 2, tokens:
     return Traffic(x + (4 if ranks > 2 else 0), ranks)
 
 
+def sent_bytes(config: ModelConfig, plan: Plan, value_bytes: int = 2, tokens: int = 1) -> int:
+    """Bytes that all ranks together send for that."""
+    if plan.mode == "tensor":
+        return plan.size * token_traffic(config, plan, value_bytes, tokens).sent_bytes
+    # The residual stream from each rank to the next, the token from the last to all others.
+    return (plan.size - 1) * (config.hidden_size * value_bytes * tokens + 4)
+
+
 def least_traffic(config: ModelConfig, plan: Plan, value_bytes: int = 2, tokens: int = 1) -> int:
     """Bytes that all ranks together must send for that, at the least, however it is done.
 
@@ -94,6 +102,21 @@ def least_traffic(config: ModelConfig, plan: Plan, value_bytes: int = 2, tokens:
         sums = 2 * config.num_hidden_layers * 2 * (ranks - 1) * x
         return sums + (ranks - 1) * x + 2 * (ranks - 1) * 8
     return (ranks - 1) * (x + 4)
+
+
+def traffic_report(config: ModelConfig, plan: Plan, value_bytes: int = 2, *, counted_bytes: float | None = None) -> str:
+    """Bytes of one token on the wire beside the least that the plan's mode needs, for people.
+
+    `counted_bytes` are what all ranks' `Wire.sent_bytes` grew by for a token; None says what is reckoned.
+    """
+    how, sent = ("counted", counted_bytes) if counted_bytes is not None else ("computed", None)
+    sent = sent_bytes(config, plan, value_bytes) if sent is None else sent
+    least, hops = least_traffic(config, plan, value_bytes), token_traffic(config, plan, value_bytes).hops
+    ratio = f", {sent / least:.2f} times the {least / 1e3:.1f} kB that it needs at least" if least else ""
+    return (
+        f"{plan.mode} mode on {plan.size} machines sends {sent / 1e3:.1f} kB for a token ({how}, all machines "
+        f"together){ratio}; {hops} messages wait for one another"
+    )
 
 
 def estimate(

@@ -16,7 +16,7 @@ import numpy as np
 
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.decoder_layer import DecoderLayer
-from gptoss_mlx.device import this_device
+from gptoss_mlx.device import Device, this_device
 from gptoss_mlx.distributed.cuts import Cut, make_cuts
 from gptoss_mlx.distributed.parts import part_of
 from gptoss_mlx.distributed.plan import PipelineShare, Plan, share_config
@@ -25,6 +25,7 @@ from gptoss_mlx.distributed.sharded_model import ShardedModel
 from gptoss_mlx.distributed.wire import Wire
 from gptoss_mlx.errors import NotEnoughMemory, PeerFailed, UsageError, WeightsError
 from gptoss_mlx.layouts import OURS, Recipe
+from gptoss_mlx.memory import Needs
 from gptoss_mlx.model_parts import EMBEDDING, PartReader, Progress
 from gptoss_mlx.ops import Heads, Linear, Norm, Projection
 from gptoss_mlx.tensor_file import TensorReader
@@ -94,6 +95,16 @@ def shard_bytes(checkpoint: Checkpoint, plan: Plan, rank: int, dtype: mx.Dtype) 
     # In place of the experts' biases that rank 0 adds, one array of zeros.
     zeros = config.num_experts * config.hidden_size * dtype.size if plan.mode == "tensor" and rank > 0 else 0
     return _loaded_bytes(checkpoint, cuts, dtype) + zeros
+
+
+def shard_needs(
+    checkpoint: Checkpoint, plan: Plan, rank: int, device: Device, *, dtype: mx.Dtype | None = None
+) -> Needs:
+    """What `rank` takes of the memory of `device`, its machine, for any length; of weights only headers were read."""
+    cuts = make_cuts(checkpoint, plan, rank)
+    dtype = dtype or choose_dtype(_cut_recipes(checkpoint, cuts), device)
+    weights_bytes = shard_bytes(checkpoint, plan, rank, dtype)
+    return Needs(share_config(checkpoint.config, plan.shares[rank]), weights_bytes, dtype.size)
 
 
 def read_bytes(checkpoint: Checkpoint, plan: Plan, rank: int) -> int:

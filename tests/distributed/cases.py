@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from gptoss_mlx.checkpoint import open_checkpoint
-from gptoss_mlx.distributed.cost import least_traffic, token_traffic
+from gptoss_mlx.distributed.cost import least_traffic, sent_bytes, token_traffic, traffic_report
 from gptoss_mlx.distributed.load import read_bytes, shard_bytes
 from gptoss_mlx.distributed.plan import PipelineShare, Plan, Span, TensorShare, share_config
 from gptoss_mlx.memory import kv_bytes
@@ -116,6 +116,8 @@ def check_traffic(name: str, case: dict[str, Any], folder: Path) -> None:
     )
     reckoned = token_traffic(config, plan, size)
     assert max(sent) == reckoned.sent_bytes
+    assert sum(sent) == sent_bytes(config, plan, size)
+    assert f"{sum(sent) / 1e3:.1f} kB for a token (counted" in traffic_report(config, plan, counted_bytes=sum(sent))
     assert max(hops) <= reckoned.hops
     assert sum(sent) >= least_traffic(config, plan, size)
     if any(received):

@@ -23,11 +23,11 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     cases: dict[str, dict[str, Any]] = {
         "tensor": {"folder": POCKET_FOLDER, "plan": tensor_plan([1, 1], [64, 128], [1000, 2021]), "prompt": 150},
         "layouts": {"folder": [miniature, original], "plan": uneven, "prompt": 40, "batch": True},
-        "other layouts": {"folder": [mlx, miniature], "plan": uneven, "prompt": 40, "steps": 3},
+        "other layouts": {"folder": [mlx, miniature], "plan": uneven, "prompt": 5, "steps": 1},
         "pipeline": {"folder": miniature, "plan": halves, "prompt": 40, "batch": True},
-        "recorded tensor": {"folder": miniature, "plan": uneven, "prompt": 20, "recorded": [True, True]},
-        "half recorded": {"folder": miniature, "plan": uneven, "prompt": 20, "recorded": [True, False], "steps": 5},
-        "recorded pipeline": {"folder": miniature, "plan": halves, "prompt": 20, "recorded": [True, True]},
+        "recorded tensor": {"folder": miniature, "plan": uneven, "prompt": 20, "recorded": [True, True], "steps": 8},
+        "half recorded": {"folder": miniature, "plan": uneven, "prompt": 5, "recorded": [True, False], "steps": 2},
+        "recorded pipeline": {"folder": miniature, "plan": halves, "prompt": 20, "recorded": [True, True], "steps": 4},
         "no folder": {"folder": [miniature, folder / "nothing"], "plan": uneven},
         "another model": {"folder": [miniature, random_checkpoint(folder / "b", **MINIATURE)], "plan": uneven},
         "another shape": {"folder": POCKET_FOLDER, "plan": uneven},
@@ -74,7 +74,7 @@ def test_what_one_rank_cannot_load_all_hear_of(two_ranks: Any) -> None:
 
 def test_three_ranks_in_a_pipeline_say_what_one_process_says(tmp_path: Path) -> None:
     miniature = random_checkpoint(tmp_path / "miniature", seed=9, **MINIATURE)
-    case = {"folder": miniature, "plan": pipeline_plan([2, 3, 2]), "prompt": 40, "dtype": "float32"}
+    case = {"folder": miniature, "plan": pipeline_plan([2, 3, 2]), "prompt": 40, "steps": 8, "dtype": "float32"}
     assert run_cases({"pipeline": case}, tmp_path, 3) == [["done"]] * 3
     check_case("pipeline", case, tmp_path)
     check_traffic("pipeline", case, tmp_path)

@@ -7,8 +7,9 @@ import pytest
 
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.convert.conversion import convert_model
+from gptoss_mlx.device import this_device
 from gptoss_mlx.distributed.cuts import make_cuts
-from gptoss_mlx.distributed.load import read_bytes, shard_bytes
+from gptoss_mlx.distributed.load import read_bytes, shard_bytes, shard_needs
 from gptoss_mlx.distributed.plan import Plan
 from gptoss_mlx.distributed.shard_source import ShardSource
 from gptoss_mlx.errors import UsageError
@@ -109,6 +110,11 @@ def test_layers_are_read_whole_and_no_others(checkpoints: dict[str, Checkpoint])
     assert sum(shard_bytes(checkpoint, plan, rank, dtype) for rank in range(2)) == (
         checkpoint.config.weight_bytes + 2 * checkpoint.config.hidden_size
     )
+    device = this_device()
+    first, second = (shard_needs(checkpoint, plan, rank, device, dtype=dtype) for rank in range(2))
+    assert (first.weights_bytes, first.value_bytes) == (shard_bytes(checkpoint, plan, 0, dtype), 2)
+    # Layers 1, 3 and 5 of 7 are full ones.
+    assert second.estimate(device, 1024).kv_bytes > 1.5 * first.estimate(device, 1024).kv_bytes
 
 
 def test_groups_of_quantised_columns_are_not_cut(tmp_path: Path) -> None:
