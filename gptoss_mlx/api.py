@@ -385,6 +385,9 @@ class GptOss:
     def close(self) -> None:
         """Stops what runs, loading too, frees the weights and ends the thread. The object is of no use afterwards."""
         self._stop_loading.set()
+        if not self.engine.loaded:
+            # Starting and loading wait for hosts; an answer is let come to its end.
+            self._let_hosts_go()
         self.engine.close()
         self._let_hosts_go()
         self.kv_pool.close()

@@ -26,6 +26,7 @@ from gptoss_mlx.hosts.model_there import ModelThere, fingerprint
 from gptoss_mlx.hosts.rank import PROTOCOL
 from gptoss_mlx.hosts.remote_model import RemoteModel
 from gptoss_mlx.models import POCKET, POCKET_FOLDER, PUBLISHED
+from gptoss_mlx.settings import kernel_setting
 from gptoss_mlx.version import __version__
 
 PATIENCE_SECONDS: Final = 10.0
@@ -203,7 +204,15 @@ def load_parts(
 
     each = [{"folder": folder} for folder in folders]
     answers = cluster.call(
-        "load", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each, progress=report, plan=plan.to_json()
+        "load",
+        limit_seconds=STANDSTILL_SECONDS,
+        of_all=True,
+        each=each,
+        progress=report,
+        plan=plan.to_json(),
+        # This machine's setting holds on all of them. What is right and faster is known of whole models only: on a
+        # part, no kernel runs unless all are asked for.
+        kernels=kernel_setting(),
     )
     dtype = getattr(mx, str(answers[0].values["dtype"]))
     return RemoteModel(cluster, config, dtype)
