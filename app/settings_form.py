@@ -41,7 +41,7 @@ TITLES: Final[Mapping[str, str]] = {
     "keep_read_gb": "On disk at most (GB)",
     "unload_after_minutes": "Unload after (minutes)",
     "hosts": "Hosts",
-    "host_timeout_seconds": "Host given up (seconds)",
+    "host_timeout_seconds": "Host timeout (seconds)",
     "theme": "Theme",
     "keep_reasoning_open": "Reasoning stays open",
     "show_statistics": "Statistics are shown",

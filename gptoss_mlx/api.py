@@ -7,17 +7,15 @@ with load("pocket") as model:
 """
 
 import asyncio
-import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +31,9 @@ from gptoss_mlx.events import Reply
 from gptoss_mlx.generate import all_logits, check_tokens, token_logprobs
 from gptoss_mlx.harmony import Message, render_text
 from gptoss_mlx.inputs import Prompt, read_conversation
+from gptoss_mlx.kept_kv import LOG, load_kv, save_kv
 from gptoss_mlx.kernel_check.choice import load_ready_model
-from gptoss_mlx.kv_file import read_kv_file, write_kv_file
 from gptoss_mlx.kv_pool import KVPool, default_limit_bytes
-from gptoss_mlx.kv_record import KVRecord, UnusableKV, record, restore
 from gptoss_mlx.kv_store import KVSaved
 from gptoss_mlx.memory_limits import MemoryReport, measure_memory, set_limits
 from gptoss_mlx.model import Model
@@ -55,12 +52,6 @@ if TYPE_CHECKING:
     from gptoss_mlx.hosts.sharing import HostShare
 
 T = TypeVar("T")
-
-LOG: Final = logging.getLogger("gptoss_mlx.kv")
-"""Says why what was kept of a conversation is not used."""
-
-END_OF_PROMPT: Final = -1
-"""Stands for the token that a prompt has behind what a cache may hold of it."""
 
 
 def load(
@@ -315,21 +306,9 @@ class GptOss:
         of the full layers lose precision then. `KVStore` keeps such files in a folder. Raises UsageError for other
         bits, NotEnoughDisk or GptOssError when the file cannot be written.
         """
-        begin = time.perf_counter()
         if self._hosted is not None:
             return KVSaved(path, 0, 0, 0.0, 0.0)
-        prompt = list(chat.prompt_tokens)
-
-        def work(model: Model, ticket: Ticket) -> tuple[KVRecord | None, float]:
-            start = time.perf_counter()
-            found = self.kv_pool.best(prompt)
-            kept = None if found is None else record(*found, self._identity, bits)
-            return kept, time.perf_counter() - start
-
-        kept, engine_seconds = self.engine.call(work)
-        size = 0 if kept is None else write_kv_file(path, kept)
-        tokens = 0 if kept is None else kept.tokens
-        return KVSaved(path, tokens, size, time.perf_counter() - begin, engine_seconds)
+        return save_kv(self.engine, self.kv_pool, list(chat.prompt_tokens), path, self._identity, bits)
 
     def load_kv(self, path: Path) -> int:
         """Takes over what `save_kv` wrote: how many tokens of its conversation need not be read again.
@@ -337,24 +316,10 @@ class GptOss:
         0 for a file that is damaged, of another model or precision, or too large for `kv_limit_bytes`, and on several
         hosts: the conversation is read anew then, and the logger `gptoss_mlx.kv` says why.
         """
-        try:
-            if self._hosted is not None:
-                raise UnusableKV("the model is on several hosts, each of which holds a part of what was read")
-            kept = read_kv_file(path)
-            if kept.nbytes > self.kv_pool.limit_bytes:
-                raise UnusableKV("it is larger than kv_limit_bytes")
-
-            def work(model: Model, ticket: Ticket) -> None:
-                held = restore(kept, self._identity, self.config, model.dtype)
-                known = self.kv_pool.best([*held.tokens, END_OF_PROMPT])
-                if known is None or known[1] < kept.tokens:
-                    self.kv_pool.add(held)
-
-            self.engine.call(work)
-        except UnusableKV as reason:
-            LOG.info("%s is not used: %s", path, reason)
+        if self._hosted is not None:
+            LOG.info("%s is not used: the model is on several hosts, each of which holds a part of what was read", path)
             return 0
-        return kept.tokens
+        return load_kv(self.engine, self.kv_pool, path, self._identity, self.config)
 
     # A look inside
 
@@ -423,6 +388,9 @@ class GptOss:
     def close(self) -> None:
         """Stops what runs, loading too, frees the weights and ends the thread. The object is of no use afterwards."""
         self._stop_loading.set()
+        if not self.engine.loaded:
+            # Starting and loading wait for hosts; an answer is let come to its end.
+            self._let_hosts_go()
         self.engine.close()
         self._let_hosts_go()
         self.kv_pool.close()

@@ -45,7 +45,7 @@ class Residence:
         """
         if self._failure is not None and not isinstance(self._failure, NotEnoughMemory | HostsError):
             raise self._failure
-        if self._model is not None and self._model.lost:
+        if isinstance(self._model, Model) and self._model.lost:
             self.unload()
         if self._model is None:
             try:
@@ -62,7 +62,7 @@ class Residence:
 
     def unload(self) -> None:
         """Lets the model and all that is kept for it go."""
-        if self._model is not None:
+        if isinstance(self._model, Model):
             self._model.close()
         self._model = None
         self.make_room()

@@ -50,8 +50,6 @@ class ScriptedModel:
     """Number of the forward pass that raises."""
     runs_apart: bool = True
     """What `Model.runs_apart` says."""
-    lost: bool = False
-    """What `Model.lost` says."""
     peak_memory_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -82,9 +80,6 @@ class ScriptedModel:
         logits = mx.zeros((1, 1 if last_only else len(ids), self.vocab_size))
         logits[:, -1, chosen] = 100.0
         return logits
-
-    def close(self) -> None:
-        """Nothing runs for it."""
 
     def begin_peak(self) -> None:
         """It takes no memory."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gptoss_mlx import ContextOverflow, GptOss, Message, UsageError, batch_turns
+from gptoss_mlx import ContextOverflow, GptOss, Message, UsageError, batch_turns, memory_limits
 from gptoss_mlx.device import this_device
 
 QUESTIONS = ["What is 17 plus 25?", "Hello!", "What is the capital of France?", "What is 3 times 4?", "Who are you?"]
@@ -97,7 +97,7 @@ def test_fewer_run_together_where_memory_is_short(pocket: GptOss, monkeypatch: p
 
     monkeypatch.setattr(batch_turns, "step_together", counted)
     small = replace(this_device(), memory_bytes=1, working_set_bytes=None)
-    monkeypatch.setattr(batch_turns, "this_device", lambda: small)
+    monkeypatch.setattr(memory_limits, "this_device", lambda: small)
     expected = pocket.generate_batch(QUESTIONS, temperature=0, max_tokens=4)
     assert set(together) == {1}
     assert len(expected) == 5

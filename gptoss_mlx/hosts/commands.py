@@ -28,6 +28,10 @@ from gptoss_mlx.errors import GptOssError, HostsError
 from gptoss_mlx.hosts.free_memory import free_memory_bytes
 from gptoss_mlx.hosts.model_there import look_for, verify_once
 from gptoss_mlx.memory_limits import as_shortage, has_room, is_shortage, set_limits
+from gptoss_mlx.models import HeldModel
+from gptoss_mlx.ops.kernel_classes import KERNEL_CLASSES
+from gptoss_mlx.ops.selection import choose_kernels
+from gptoss_mlx.settings import KernelSetting
 from gptoss_mlx.snapshot import Snapshot
 
 JOIN_SECONDS: Final = 8.0
@@ -52,6 +56,7 @@ class Commands:
         self._rank = 0
         self._listener: socket.socket | None = None
         self._group: mx.distributed.Group | None = None
+        self._held: HeldModel | None = None
         self._model: ShardedModel | None = None
         self._caches: dict[int, KVCache] = {}
         self._places: dict[int, Snapshot] = {}
@@ -78,6 +83,7 @@ class Commands:
             "take_kept": self._take_kept,
             "finish": self._finish,
             "begin_peak": self._begin_peak,
+            "peak": self._peak,
         }
 
     def run(self, message: dict[str, Any]) -> None:
@@ -162,8 +168,12 @@ class Commands:
 
     # The model
 
-    def _load(self, folder: str, plan: str) -> Result:
+    def _load(self, folder: str, plan: str, kernels: str) -> Result:
         set_limits(this_device())
+        # Nobody removes it meanwhile.
+        self._held = HeldModel(Path(folder))
+        if kernels == KernelSetting.ON:
+            choose_kernels(frozenset(KERNEL_CLASSES))
         model = load_shard(Path(folder), Plan.from_json(plan), self._rank, self._joined, progress=self._progress)
         self._model = model
         return {"dtype": str(model.dtype).removeprefix("mlx.core."), "active_bytes": mx.get_active_memory()}
@@ -201,6 +211,9 @@ class Commands:
     def _begin_peak(self) -> Result:
         self._loaded.begin_peak()
         return None
+
+    def _peak(self) -> Result:
+        return {"bytes": self._loaded.peak_memory_bytes}
 
     # KV caches and their places
 

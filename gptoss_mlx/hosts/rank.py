@@ -41,6 +41,8 @@ def main() -> int:
     os.dup2(2, 1)
     # Ctrl-C is for the front end: it says what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # How MLX hands arrays from a GPU to the network: without waiting for an interrupt.
+    os.environ.setdefault("MLX_METAL_FAST_SYNCH", "1")
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     line = _Line(reader, writer, commands)
     writer.write_mark()

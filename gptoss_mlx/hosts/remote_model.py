@@ -258,8 +258,12 @@ class RemoteModel(Model):
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Of all ranks together, by their last signs of life."""
-        return sum(peak for _, _, peak in self._cluster.memory)
+        """Of all ranks together."""
+        try:
+            return sum(int(answer.values["bytes"]) for answer in self._ranks.ask("peak"))
+        except HostLost:
+            # The answer that it is asked for is there.
+            return sum(peak for _, _, peak in self._cluster.memory)
 
     def has_room(self, more_kv_bytes: int, chunk: int, context: int) -> bool:
         answers = self._ranks.ask("has_room", more_kv_bytes=more_kv_bytes, chunk=chunk, context=context)

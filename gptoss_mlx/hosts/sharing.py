@@ -135,6 +135,7 @@ def share_model(folder: Path, config: ModelConfig, facts: Sequence[HostFacts], l
         link=link,
         context=min(CONTEXT_TOKENS, config.max_position_embeddings),
         dense_bits=None if checkpoint.manifest is None else checkpoint.manifest.dense_bits,
+        value_bytes=2 if any(device.gpu for device in devices) else 4,
     )
     plan.check(config)
     dtype = _agreed_dtype(checkpoint, plan, devices)

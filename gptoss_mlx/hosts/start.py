@@ -25,6 +25,8 @@ from gptoss_mlx.hosts.commands import JOIN_SECONDS
 from gptoss_mlx.hosts.model_there import ModelThere, fingerprint
 from gptoss_mlx.hosts.rank import PROTOCOL
 from gptoss_mlx.hosts.remote_model import RemoteModel
+from gptoss_mlx.models import POCKET, POCKET_FOLDER, PUBLISHED
+from gptoss_mlx.settings import kernel_setting
 from gptoss_mlx.version import __version__
 
 PATIENCE_SECONDS: Final = 10.0
@@ -101,7 +103,7 @@ def describe(cluster: Cluster) -> list[HostFacts]:
 
 def find_model_there(cluster: Cluster, name: str, folder: Path) -> list[ModelThere]:
     """What each rank has of the model that is `name` here, in `folder`: under the same name, or at the same path."""
-    here, known = str(folder.absolute()), folder.absolute().name
+    here, known = str(folder.absolute()), POCKET if folder == POCKET_FOLDER else folder.absolute().name
     wide = [here, known] if "/" in name else [name, known]
     each = [{"names": [here] if host.local else wide} for host in cluster.hosts]
     answers = cluster.call("find", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each)
@@ -115,7 +117,8 @@ def check_model_there(cluster: Cluster, name: str, folder: Path, found: Sequence
         called = cluster.called(number)
         copy = f"`gptoss hosts copy {name} {host.name}` copies it there from here"
         if there.folder is None:
-            raise ModelNotFound(f"{called} does not have the model {name}: {copy}, or run `gptoss pull {name}` there")
+            pull = f", or run `gptoss pull {name}` there" if name in PUBLISHED else ""
+            raise ModelNotFound(f"{called} does not have the model {name}: {copy}{pull}")
         if len(there.missing) > 0:
             more = f" and {len(there.missing) - 1} more" if len(there.missing) > 1 else ""
             raise HostsError(
@@ -201,7 +204,15 @@ def load_parts(
 
     each = [{"folder": folder} for folder in folders]
     answers = cluster.call(
-        "load", limit_seconds=STANDSTILL_SECONDS, of_all=True, each=each, progress=report, plan=plan.to_json()
+        "load",
+        limit_seconds=STANDSTILL_SECONDS,
+        of_all=True,
+        each=each,
+        progress=report,
+        plan=plan.to_json(),
+        # This machine's setting holds on all of them. What is right and faster is known of whole models only: on a
+        # part, no kernel runs unless all are asked for.
+        kernels=kernel_setting(),
     )
     dtype = getattr(mx, str(answers[0].values["dtype"]))
     return RemoteModel(cluster, config, dtype)

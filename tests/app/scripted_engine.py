@@ -91,6 +91,7 @@ class ScriptedGptOss(GptOss):
         self.scripted = model
         self.kv_pool = KVPool(0)
         self.engine = Engine(lambda: as_model(model))
+        self._hosted = None
 
     def memory(self) -> MemoryReport:
         nothing = MemoryEstimate(0, 0, 0, 0, 0, 0, 0, on_metal=False)

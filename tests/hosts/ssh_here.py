@@ -1,7 +1,8 @@
 """A stand-in for ssh: every host is this machine with a home of its own, below the folder in GPTOSS_TEST_HOSTS.
 
 `gone` refuses the connection, `locked` every key. A host's folder may hold `environment.json`: variables of its
-processes. As with ssh, ending this ends the line to what runs there, and not the process itself.
+processes, and `prefix`: words that their command line begins with. As with ssh, ending this ends the line to what runs
+there, and not the process itself.
 """
 
 import json
@@ -38,7 +39,8 @@ def main(words: list[str]) -> int:
     # What a login shell may say before anything else.
     print("Welcome!", flush=True)
     environment = {**os.environ, "HOME": str(home), "GPTOSS_HOME": str(home / "gptoss"), **more}
-    process = subprocess.Popen(["sh", "-c", " ".join(command)], env=environment, start_new_session=True)
+    prefix = (home / "prefix").read_text().split() if (home / "prefix").is_file() else []
+    process = subprocess.Popen([*prefix, "sh", "-c", " ".join(command)], env=environment, start_new_session=True)
     # The line is the process's alone: when this one is gone, it ends.
     for descriptor in (0, 1):
         os.close(descriptor)

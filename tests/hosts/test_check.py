@@ -19,6 +19,7 @@ def nothing_is_piped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
 
+@pytest.mark.slow
 def test_hosts_that_can_are_told_so(homes: Homes, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hosts", "check", "127.0.0.1,far", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -51,6 +52,7 @@ def test_a_model_that_is_not_there_is_a_finding_until_it_is_copied(
     assert "gptoss chat little --hosts 127.0.0.1,far is ready to run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ask_answers_on_several_hosts(homes: Homes, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["ask", "What is 17 plus 25?", "--temperature", "0", "--max-tokens", "40"]
     assert main([*words, "--hosts", "127.0.0.1,far"]) == 0

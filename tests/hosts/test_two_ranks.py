@@ -118,6 +118,7 @@ def test_a_rank_that_is_killed_ends_the_turn_and_the_next_message_starts_it_agai
         assert len(marked_processes(mark)) == 2
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_turn(two: GptOss) -> None:
     error = lose(two, lambda: os.kill(pids(two)[0], signal.SIGSTOP))
     assert "127.0.0.1 (rank 0) has said nothing for" in str(error)

@@ -29,6 +29,16 @@ def test_with_room_it_says_everything() -> None:
         assert part in line
 
 
+def test_it_says_on_how_many_hosts_a_model_is_and_what_is_done_with_them() -> None:
+    assert said(replace(READY, hosts=2)).startswith("gpt-oss-20b on 2 hosts  ·  ")
+    starting = replace(READY, session="loading", starting="starting mac1, mac2")
+    assert said(starting).startswith("gpt-oss-20b starting mac1, mac2  ·  ")
+    assert "loading" in said(replace(starting, loading=(1, 2)))
+    lost = replace(READY, hosts=2, unloaded=True)
+    assert said(lost).startswith("gpt-oss-20b hosts not running")
+    assert said(replace(lost, starting="starting mac1, mac2")).startswith("gpt-oss-20b starting mac1, mac2")
+
+
 @pytest.mark.parametrize("width", [1, 7, 20, 33, 40, 60, 61, 79, 80, 120, 220])
 @pytest.mark.parametrize(
     "status",
