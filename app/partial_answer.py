@@ -18,7 +18,7 @@ from gptoss_mlx.events import (
     ToolResult,
     TurnsDropped,
 )
-from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_tool
+from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_builtin, is_tool, result_channel
 
 
 @dataclass(slots=True)
@@ -138,10 +138,8 @@ class PartialAnswer:
 
 def _message(part: _Said | ToolResult) -> Message:
     if isinstance(part, ToolResult):
-        return Message.tool(part.name, part.content)
-    return Message.assistant(
-        part.text,
-        channel=part.channel,
-        recipient=part.recipient,
-        content_type="<|constrain|>json" if is_tool(part.recipient) else None,
-    )
+        return Message.tool(part.name, part.content, channel=result_channel(part.name))
+    content_type = None
+    if part.recipient is not None and is_tool(part.recipient):
+        content_type = "code" if is_builtin(part.recipient) else "<|constrain|>json"
+    return Message.assistant(part.text, channel=part.channel, recipient=part.recipient, content_type=content_type)

@@ -72,6 +72,8 @@ class Preferences:
     """Whether the panel with the figures of the last answer is shown."""
     tools: "Mapping[str, Policy]" = field(default_factory=dict)
     """Policy of a tool by its name: one of `POLICIES`; for others, what the tool itself says, else ask."""
+    python: bool = False
+    """Whether models may run Python in conversations that do not say."""
     problems: tuple[str, ...] = ()
     """A sentence for each value of the file that cannot be used, for the user; not a setting."""
 
@@ -202,6 +204,12 @@ SETTINGS: Final[dict[str, Setting]] = {
         '{ calculator = "always" }',
         "names of tools, each with ask, always or never",
         _are_policies,
+    ),
+    "python": Setting(
+        "Whether the model may run Python, in a sandbox: no network, none of your files (F6 switches it).",
+        "true",
+        "true or false",
+        _is_switch,
     ),
 }
 """Every setting, in the order of `Preferences`."""

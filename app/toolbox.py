@@ -6,13 +6,18 @@ way too. Knows no Textual.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
     from gptoss_mlx.harmony import ToolDescription
     from gptoss_mlx.tools import Policy, Tool
+
+PYTHON: Final = "python"
+"""The tool that comes with the app, off until it is switched on; as `gptoss_mlx.python_sandbox.tool.NAME`, which an
+empty screen is painted without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +38,18 @@ class Toolbox:
         *,
         run_all: bool = False,
         kept: "Callable[[], Mapping[str, Policy]]" = dict,
+        unsandboxed: bool = False,
     ) -> None:
-        """`run_all`: what would ask runs at once (`--yes`); `kept` gives the preferences' policies by name.
+        """`run_all`: what would ask runs at once (`--yes`); `kept` gives the preferences' policies by name;
+        `unsandboxed` has Python run without a sandbox.
 
         Raises UsageError when two tools have one name.
         """
         self.sources = tuple(sources)
+        """Those of the command line."""
         self.kept: Callable[[], Mapping[str, Policy]] = kept
         self._run_all = run_all
+        self._unsandboxed = unsandboxed
         self._chosen: dict[str, Policy] = {}
         """By name: what was chosen since the app began."""
         places: dict[str, str] = {}
@@ -50,6 +59,31 @@ class Toolbox:
                 raise UsageError(
                     f"{other} and {source.place} are both called {source.tool.name!r}; expected each name once"
                 )
+
+    @cached_property
+    def listed(self) -> Sequence[Source]:
+        """All tools that there can be: those of the command line, and Python, where none of them has its name."""
+        return (*self.sources, *([self._python] if self.has_python else []))
+
+    @property
+    def has_python(self) -> bool:
+        """Whether `python` is the tool that comes with the app."""
+        return all(source.tool.name != PYTHON for source in self.sources)
+
+    @cached_property
+    def _python(self) -> Source:
+        # Imported when it is wanted.
+        from gptoss_mlx.python_sandbox.tool import make_python_tool
+
+        place = "built in, WITHOUT A SANDBOX" if self._unsandboxed else "built in, in a sandbox"
+        # Whether there can be one is looked at when it is switched on, beside the keys.
+        return Source(make_python_tool(unsandboxed=self._unsandboxed, check=False), place)
+
+    def check_python(self) -> None:
+        """Looks whether Python can run here; takes a moment. Raises SandboxError, saying why not."""
+        from gptoss_mlx.python_sandbox.session import check_sandbox
+
+        check_sandbox(unsandboxed=self._unsandboxed)
 
     def policy(self, name: str) -> "Policy":
         """What holds for the tool of that name: what was chosen last, else the preferences' word, else its own."""
@@ -63,13 +97,16 @@ class Toolbox:
 
     def place(self, name: str) -> str:
         """Where the tool of that name comes from; empty where there is none."""
-        return next((source.place for source in self.sources if source.tool.name == name), "")
+        return next((source.place for source in self.listed if source.tool.name == name), "")
 
     def choose(self, name: str, policy: "Policy") -> None:
         """The policy of that tool from now on, while the app runs."""
         self._chosen[name] = policy
 
-    def offered(self, off: Collection[str] = ()) -> "list[ToolDescription]":
-        """The tools that a model is told of, those in `off` left out. Each asks, so that the policy of the moment
-        holds."""
-        return [replace(source.tool, policy="ask") for source in self.sources if source.tool.name not in off]
+    def offered(self, off: Collection[str] = (), *, python: bool = False) -> "list[ToolDescription]":
+        """The tools that a model is told of, those in `off` left out, and with `python`, Python. Each asks, so that
+        the policy of the moment holds."""
+        sources = [source for source in self.sources if source.tool.name not in off]
+        if python and self.has_python:
+            sources.append(self._python)
+        return [replace(source.tool, policy="ask") for source in sources]

@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
 _KEYS: Final = "Enter on or off in this conversation  p ask, always or never"
 
-_NONE: Final = (
-    "There are no tools. Give the model functions of yours when you start the app:\n\n"
-    "  gptoss chat --tool calc.py:multiply\n\n"
-    "with type hints and a docstring, from which the model learns what they do."
-)
+_MORE: Final = "Functions of yours are tools, too: gptoss chat --tool calc.py:multiply"
+"""Said where there are none."""
 
 _WORDS: Final = {"ask": "asks first", "always": "runs at once", "never": "never runs"}
 
@@ -63,16 +60,15 @@ class ToolsScreen(ModalScreen[None]):
         with Vertical(classes="sheet") as sheet:
             sheet.border_title = "Tools"
             sheet.border_subtitle = "Esc closes"
-            if not self._toolbox.sources:
-                yield Static(_NONE, markup=False)
-                return
-            yield OptionList(*(Option(self._row(source)) for source in self._toolbox.sources), markup=False)
+            yield OptionList(*(Option(self._row(source)) for source in self._toolbox.listed), markup=False)
             with VerticalScroll(can_focus=False):
                 yield Static(id="details", markup=False)
             yield Static(_KEYS, classes="note", markup=False)
+            if not self._toolbox.sources:
+                yield Static(_MORE, classes="note", markup=False)
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        self.query_one("#details", Static).update(_details(self._toolbox.sources[event.option_index]))
+        self.query_one("#details", Static).update(_details(self._toolbox.listed[event.option_index]))
 
     def on_option_list_option_selected(self) -> None:
         self.action_switch()
@@ -84,6 +80,13 @@ class ToolsScreen(ModalScreen[None]):
             self._off ^= {name}
             self._switch(name, name not in self._off)
             self._show(source)
+
+    def show_off(self, name: str) -> None:
+        """The tool cannot be switched on."""
+        self._off.add(name)
+        for source in self._toolbox.listed:
+            if source.tool.name == name:
+                self._show(source)
 
     def action_policy(self) -> None:
         """The next policy, for every conversation."""
@@ -97,10 +100,10 @@ class ToolsScreen(ModalScreen[None]):
         listing = self.query(OptionList)
         if not listing or (place := listing.first().highlighted) is None:
             return None
-        return self._toolbox.sources[place]
+        return self._toolbox.listed[place]
 
     def _show(self, source: "Source") -> None:
-        place = self._toolbox.sources.index(source)
+        place = self._toolbox.listed.index(source)
         self.query_one(OptionList).replace_option_prompt_at_index(place, self._row(source))
 
     def _row(self, source: "Source") -> Content:
@@ -117,6 +120,8 @@ class ToolsScreen(ModalScreen[None]):
 
 def _details(source: "Source") -> Content:
     tool = source.tool
+    if tool.builtin is not None:
+        return Content(f"{displayable(tool.description)}\n\n{displayable(source.place)}")
     schema = json.dumps(tool.parameters or {"type": "object", "properties": {}}, indent=2, ensure_ascii=False)
     told = displayable(tool.description) or "without a description"
     return Content(f"{told}\n\nfrom {displayable(source.place)}\n\n{displayable(schema)}")

@@ -360,4 +360,15 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE:FUNCTION",
         help="a Python function that the model may call (or FILE.py:FUNCTION); may be repeated",
     )
+    tools.add_argument(
+        "--python",
+        action="store_true",
+        help="let the model run Python code: in a sandbox, without network, without your files (in the app, F6 "
+        "switches it, too)",
+    )
+    tools.add_argument(
+        "--python-unsandboxed",
+        action="store_true",
+        help="the same without a sandbox: the code can read and change all that you can",
+    )
     tools.add_argument("-y", "--yes", action="store_true", help="run tools without asking each time")

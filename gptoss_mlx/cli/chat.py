@@ -50,6 +50,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
     from gptoss_mlx.app.app import GptossApp
     from gptoss_mlx.app.store import Store
 
+    with_python = arguments.python or arguments.python_unsandboxed
     # Before anything is opened: what is wrong with the command line is told at the terminal.
     toolbox = _toolbox(arguments)
     forms = _forms(arguments)
@@ -69,7 +70,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
         context=arguments.context,
         resume=resume,
         store=store,
-        settings=_given(arguments, _SETTINGS, instructions=arguments.system),
+        settings=_given(arguments, _SETTINGS, instructions=arguments.system, python=with_python or None),
         overflow=arguments.overflow,
         defaults={**_given(arguments, _DEFAULTS), **forms},
         date=arguments.date,
@@ -78,7 +79,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
 
 
 def _toolbox(arguments: argparse.Namespace) -> "Toolbox":
-    """The tools of the command line. Raises UsageError for one that cannot be loaded."""
+    """The tools of the command line. Raises UsageError for one that cannot be loaded, SandboxError."""
     from gptoss_mlx.app.toolbox import Source, Toolbox
 
     sources: list[Source] = []
@@ -87,7 +88,12 @@ def _toolbox(arguments: argparse.Namespace) -> "Toolbox":
         from gptoss_mlx.cli.tools import load_tool
 
         sources = [Source(load_tool(word), f"--tool {word}") for word in arguments.tool]
-    return Toolbox(sources, run_all=arguments.yes)
+    toolbox = Toolbox(sources, run_all=arguments.yes, unsandboxed=arguments.python_unsandboxed)
+    if arguments.python or arguments.python_unsandboxed:
+        if not toolbox.has_python:
+            raise UsageError("--python and a --tool are both called 'python'; expected each name once")
+        toolbox.check_python()
+    return toolbox
 
 
 def _forms(arguments: argparse.Namespace) -> Mapping[str, Any]:

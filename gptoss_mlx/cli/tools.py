@@ -14,19 +14,23 @@ from gptoss_mlx.cli.terminal import Style, printable
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import ToolCall
 from gptoss_mlx.options import OptionArguments
+from gptoss_mlx.python_sandbox.tool import make_python_tool
 from gptoss_mlx.tools import Tool, Verdict, make_tool
 
 QUESTION = "run it? [y]es, [a]lways this tool, [n]o, or why not: "
 
 
 def tool_options(arguments: argparse.Namespace) -> OptionArguments:
-    """The API's options for `--tool` and `--yes`: nothing where no tool is given.
+    """The API's options for `--tool`, `--python` and `--yes`: nothing where no tool is given.
 
-    Raises UsageError for a tool that cannot be loaded, and where nobody can be asked.
+    Raises UsageError for a tool that cannot be loaded, and where nobody can be asked; SandboxError.
     """
-    if not arguments.tool:
+    tools = [load_tool(word) for word in arguments.tool or ()]
+    if arguments.python or arguments.python_unsandboxed:
+        # Before the model is loaded: where there is no sandbox, that is told at once.
+        tools.append(make_python_tool(unsandboxed=arguments.python_unsandboxed))
+    if not tools:
         return {}
-    tools = [load_tool(word) for word in arguments.tool]
     if arguments.yes:
         return {"tools": tools, "approve": "always"}
     return {"tools": tools, "approve": TerminalApproval(_terminal())}
