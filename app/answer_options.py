@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import gptoss_mlx.harmony as harmony
-from gptoss_mlx.app.conversation import ChatSettings, Turn
+from gptoss_mlx.app.conversation import TOOL_SETTINGS, ChatSettings, Turn
 from gptoss_mlx.app.first_model import usual_effort
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.toolbox import Toolbox
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gptoss_mlx.events import ToolCall
     from gptoss_mlx.harmony import Message
     from gptoss_mlx.options import OptionArguments
+    from gptoss_mlx.tools import ToolSessions
 
 NO_RESULT: Final = "Error: the call was cut off before it gave a result."
 """What the model reads where a call has no result."""
@@ -46,19 +47,25 @@ def make_chat(
     date: str,
     overflow: str,
     approval: "Approval | None" = None,
+    sessions: "ToolSessions | None" = None,
 ) -> "Chat":
     """A chat that stands where the path ends. `settings` are settled ones; `overflow` as in the preferences; `approval`
-    decides on calls of tools."""
+    decides on calls of tools, and `sessions` are what these keep between calls."""
     options: dict[str, object] = {
         field.name: value
         for field in fields(ChatSettings)
-        if field.name not in ("instructions", "tools_off") and (value := getattr(settings, field.name)) is not None
+        if field.name not in ("instructions", *TOOL_SETTINGS) and (value := getattr(settings, field.name)) is not None
     }
     options |= {"date": date, "overflow": overflow}
-    if tools := toolbox.offered(settings.tools_off or ()):
+    if tools := toolbox.offered(settings.tools_off or (), python=bool(settings.python)):
         options |= {"tools": tools, "approve": _nobody if approval is None else approval.ask}
     messages = [message for turn in path for message in _messages(turn, model.name)]
-    return model.chat(developer=settings.instructions or None, turns=messages, **cast("OptionArguments", options))
+    return model.chat(
+        developer=settings.instructions or None,
+        turns=messages,
+        sessions=sessions,
+        **cast("OptionArguments", options),
+    )
 
 
 def begin_answer(
@@ -70,6 +77,7 @@ def begin_answer(
     date: str,
     overflow: str,
     approval: "Approval",
+    sessions: "ToolSessions",
     goes_on: bool = False,
 ) -> "Begun":
     """Asks the engine for the answer to the path's last turn, or (`goes_on`) to go on with it.
@@ -78,7 +86,7 @@ def begin_answer(
     """
     from gptoss_mlx.app.answering import Begun
 
-    chat = make_chat(model, path, settings, toolbox, date=date, overflow=overflow, approval=approval)
+    chat = make_chat(model, path, settings, toolbox, date=date, overflow=overflow, approval=approval, sessions=sessions)
     said = sum(len(_messages(turn, model.name)) for turn in (path[:-1] if goes_on else path))
     # Events begin with what was said since the last result.
     own = chat.turns[said:]

@@ -19,6 +19,7 @@ from gptoss_mlx.app.messages import SaveFailed
 from gptoss_mlx.app.preferences import Preferences
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
+from gptoss_mlx.app.tool_sessions import ConversationSessions
 from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import GptOssError
 
@@ -69,6 +70,8 @@ class AnswerQueue:
         self.running: Answering | None = None
         self.toolbox = toolbox
         """What models may call."""
+        self.tool_sessions = ConversationSessions()
+        """What these keep between calls."""
         self._store = store
         self._session = session
         self._audience = audience
@@ -148,6 +151,8 @@ class AnswerQueue:
             approval,
         )
 
+        sessions = self.tool_sessions.of(request.conversation)
+
         def begin() -> "Begun":
             self._audience.before_answer(request.conversation, model, lambda: answering.stopped)
             return begin_answer(
@@ -158,6 +163,7 @@ class AnswerQueue:
                 date=conversation.date,
                 overflow=preferences.overflow,
                 approval=approval,
+                sessions=sessions,
                 goes_on=request.goes_on,
             )
 

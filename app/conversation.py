@@ -11,7 +11,7 @@ regenerating: that makes a sibling of the turn, and the conversation goes on fro
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 # What a message is, is imported with the first one: an empty screen is painted without.
 import gptoss_mlx.harmony as harmony
@@ -77,7 +77,7 @@ class Turn:
         return "".join(
             message.text
             for message in self.messages
-            if message.channel == harmony.ANALYSIS and message.tool_name is None
+            if message.channel == harmony.ANALYSIS and message.tool_name is None and message.role != "tool"
         )
 
 
@@ -94,6 +94,12 @@ class ChatSettings:
     max_reasoning_tokens: int | None = None
     tools_off: tuple[str, ...] | None = None
     """Names of tools that this conversation's model is not told of; the preferences have no such setting."""
+    python: bool | None = None
+    """Whether its model may run Python."""
+
+
+TOOL_SETTINGS: Final = ("tools_off", "python")
+"""Those that the screen of tools changes."""
 
 
 @dataclass(frozen=True, slots=True)

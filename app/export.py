@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from gptoss_mlx.app.conversation import Conversation, Turn
+from gptoss_mlx.app.conversation import TOOL_SETTINGS, Conversation, Turn
 from gptoss_mlx.chat_file import chat_values
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.harmony import Message
@@ -45,7 +45,7 @@ def render_chat(
     settings = conversation.settings
     if fmt != "json":
         return render_transcript(messages, fmt, model=model, instructions=settings.instructions)
-    own = ("instructions", "tools_off")
+    own = ("instructions", *TOOL_SETTINGS)
     options = {name: value for name, value in asdict(settings).items() if name not in own and value is not None}
     values = chat_values(
         messages,

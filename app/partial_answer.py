@@ -18,7 +18,7 @@ from gptoss_mlx.events import (
     ToolResult,
     TurnsDropped,
 )
-from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_tool, tool_result
+from gptoss_mlx.harmony import ANALYSIS, FINAL, Message, is_builtin, is_tool, tool_result
 
 
 @dataclass(slots=True)
@@ -143,9 +143,7 @@ class PartialAnswer:
 
 
 def _message(part: _Said) -> Message:
-    return Message.assistant(
-        part.text,
-        channel=part.channel,
-        recipient=part.recipient,
-        content_type="<|constrain|>json" if is_tool(part.recipient) else None,
-    )
+    content_type = None
+    if part.recipient is not None and is_tool(part.recipient):
+        content_type = "code" if is_builtin(part.recipient) else "<|constrain|>json"
+    return Message.assistant(part.text, channel=part.channel, recipient=part.recipient, content_type=content_type)

@@ -85,6 +85,8 @@ class Preferences:
     """Whether they may open pages of the web."""
     search_provider: str | None = None
     """Who searches the web for them: one of `PROVIDERS`; None: nobody."""
+    python: bool = False
+    """Whether models may run Python in conversations that do not say."""
     problems: tuple[str, ...] = ()
     """A sentence for each value of the file that cannot be used, for the user; not a setting."""
 
@@ -249,6 +251,12 @@ SETTINGS: Final[dict[str, Setting]] = {
         '"exa"',
         "one of exa, brave",
         lambda value: value in PROVIDERS,
+    ),
+    "python": Setting(
+        "Whether the model may run Python, in a sandbox: no network, none of your files (F6 switches it).",
+        "true",
+        "true or false",
+        _is_switch,
     ),
 }
 """Every setting, in the order of `Preferences`."""

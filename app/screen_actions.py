@@ -10,13 +10,14 @@ from textual import work
 from gptoss_mlx.app.actions import ChatActions
 from gptoss_mlx.app.answer_queue import AnswerQueue
 from gptoss_mlx.app.commands import find_word
+from gptoss_mlx.app.conversation import TOOL_SETTINGS
 from gptoss_mlx.app.kept_reading import KeptReading
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme
-from gptoss_mlx.app.toolbox import Toolbox
+from gptoss_mlx.app.toolbox import PYTHON, Toolbox
 from gptoss_mlx.errors import GptOssError, UsageError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class ScreenActions(ChatActions):
         if running is not None and not self._exists(running.conversation):
             # It was deleted: nobody could answer what a tool of it asks.
             running.stop()
+        self.answers.tool_sessions.forget(lambda known: not self._exists(known))
         current = self.chat.chat.id
         if conversation is not None:
             self.open_conversation(conversation)
@@ -148,19 +150,33 @@ class ScreenActions(ChatActions):
         """F6: the tools."""
         from gptoss_mlx.app.screens.tools import ToolsScreen
 
-        self.push_screen(
-            ToolsScreen(
-                self.toolbox,
-                self.chat.chat.settings.tools_off or (),
-                switch=self._switch_tool,
-                choose=self._choose_policy,
-            )
-        )
+        off = {*(self.chat.chat.settings.tools_off or ())}
+        if self.toolbox.has_python:
+            off = off - {PYTHON} if self.chat.settings.python else off | {PYTHON}
+        self.push_screen(ToolsScreen(self.toolbox, off, switch=self._switch_tool, choose=self._choose_policy))
 
     def _switch_tool(self, name: str, on: bool) -> None:
+        if name == PYTHON and self.toolbox.has_python:
+            self.run_worker(self._switch_python(on))
+            return
         settings = self.chat.chat.settings
         off = [known for known in settings.tools_off or () if known != name]
         self.chat.change_settings(replace(settings, tools_off=tuple(off if on else [*off, name]) or None))
+
+    async def _switch_python(self, on: bool) -> None:
+        """Holds for this conversation, and for those that do not say."""
+        from gptoss_mlx.app.screens.tools import ToolsScreen
+
+        if on:
+            try:
+                await asyncio.to_thread(self.toolbox.check_python)
+            except GptOssError as error:
+                self.notify(str(error), severity="error", timeout=20, markup=False)
+                if isinstance(self.screen, ToolsScreen):
+                    self.screen.show_off(PYTHON)
+                return
+        self.chat.change_settings(replace(self.chat.chat.settings, python=on))
+        self.remember(python=on)
 
     def _choose_policy(self, name: str, policy: "Policy") -> None:
         self.toolbox.choose(name, policy)
@@ -213,7 +229,8 @@ class ScreenActions(ChatActions):
         if change is None:
             return
         self.remember(**change.preferences)
-        self.chat.change_settings(replace(change.chat, tools_off=self.chat.chat.settings.tools_off))
+        kept: dict[str, Any] = {name: getattr(self.chat.chat.settings, name) for name in TOOL_SETTINGS}
+        self.chat.change_settings(replace(change.chat, **kept))
         self.set_idle_unload()
         self.set_hosts()
         if "keep_read" in change.preferences or "keep_read_gb" in change.preferences:

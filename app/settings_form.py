@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from gptoss_mlx.app.conversation import ChatSettings
+from gptoss_mlx.app.conversation import TOOL_SETTINGS, ChatSettings
 from gptoss_mlx.app.preferences import SETTINGS, Preferences
 from gptoss_mlx.errors import UsageError
 
-CHAT_FIELDS: Final = tuple(item.name for item in fields(ChatSettings) if item.name != "tools_off")
+CHAT_FIELDS: Final = tuple(item.name for item in fields(ChatSettings) if item.name not in TOOL_SETTINGS)
 """Settings that a conversation can have for itself; its tools have a screen of their own."""
 
 APP_FIELDS: Final = (

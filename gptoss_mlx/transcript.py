@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from gptoss_mlx.errors import UsageError
-from gptoss_mlx.harmony import ANALYSIS, Message
+from gptoss_mlx.harmony import ANALYSIS, PYTHON, Message
 
 _STYLE = (
     "body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:16px/1.55 system-ui,sans-serif;"
@@ -49,8 +49,10 @@ def _markdown(messages: Sequence[Message], model: str, instructions: str | None)
         title, folded = _title(message)
         if folded:
             fence = _fence(message.text)
+            language = PYTHON.name if message.tool_name == PYTHON.name else ""
             parts.append(
-                f"<details><summary>{html.escape(title)}</summary>\n\n{fence}\n{message.text}\n{fence}\n\n</details>"
+                f"<details><summary>{html.escape(title)}</summary>\n\n"
+                f"{fence}{language}\n{message.text}\n{fence}\n\n</details>"
             )
         else:
             parts.append(f"## {title}\n\n{message.text}")

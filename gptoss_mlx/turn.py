@@ -40,6 +40,7 @@ from gptoss_mlx.harmony import (
     ParserEvent,
     StreamParser,
     StreamWarning,
+    is_tool,
     render_for_completion,
     render_message,
 )
@@ -348,6 +349,9 @@ class Listener:
     def should_answer_now(self, hurried: bool) -> bool:
         """True when the analysis must be closed: its budget is spent or the caller asked for the answer."""
         if self.reasoning_truncated or self._parser.current_channel != ANALYSIS:
+            return False
+        if is_tool(self._recipient):
+            # Half a call would be another call.
             return False
         budget = self.turn.options.max_reasoning_tokens
         return hurried or (budget is not None and self.reasoning_tokens >= budget)

@@ -172,6 +172,8 @@ def _read_settings(text: str) -> ChatSettings:
     known = {field.name for field in fields(ChatSettings)}
     if isinstance(values.get("tools_off"), list):
         values["tools_off"] = tuple(values["tools_off"])
+    if not isinstance(values.get("python"), bool):
+        values.pop("python", None)
     return ChatSettings(**{name: value for name, value in values.items() if name in known})
 
 

@@ -19,6 +19,7 @@ from textual.message import Message
 from textual.widgets import Input, Static
 
 from gptoss_mlx.app.displayed_text import displayable
+from gptoss_mlx.app.toolbox import PYTHON
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.approval import Question
@@ -100,7 +101,7 @@ class ApprovalPrompt(Vertical, can_focus=True):
         if question is not None:
             self.border_title = Content(f"May {exactly(question.tool)} run?")
             self.border_subtitle = Content(exactly(place))
-            self._call.update(Content(shown_call(question.call.raw, question.call.about)))
+            self._call.update(Content(shown_call(question.call.raw, question.call.name, question.call.about)))
             self._scroll.scroll_home(animate=False)
 
     def on_focus(self) -> None:
@@ -160,9 +161,14 @@ class ApprovalPrompt(Vertical, can_focus=True):
         self._reason.display = False
 
 
-def shown_call(raw: str, about: str = "") -> str:
-    """The arguments of a call for the person who decides: nothing left out, nothing hidden. `about`: what it is about,
-    where they do not say it."""
+def shown_call(raw: str, name: str = "", about: str = "") -> str:
+    """The arguments of a call for the person who decides: nothing left out, nothing hidden. Of Python, the code.
+    `about`: what it is about, where they do not say it."""
+    if name == PYTHON:
+        # It is there when such a call is.
+        from gptoss_mlx.python_sandbox.tool import read_code
+
+        return _barred(read_code(raw))
     arguments = _shown_arguments(raw)
     return f"{_barred(about)}\n{arguments}" if about else arguments
 

@@ -2,7 +2,13 @@
 
 import json
 
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widget import Widget
+from textual.widgets import Static
+
 from gptoss_mlx.app.displayed_text import count_of, displayable, duration
+from gptoss_mlx.app.toolbox import PYTHON
 from gptoss_mlx.app.widgets.foldable import Foldable
 from gptoss_mlx.app.widgets.plain_text import PlainText
 from gptoss_mlx.harmony import FUNCTIONS, read_display_header
@@ -65,7 +71,8 @@ class ToolCallBlock(Foldable):
     def title(self) -> str:
         """`get_weather {"city": "Oslo"} → 3 lines · 1.2 s`, in one line."""
         name = self.tool_name.removeprefix(f"{FUNCTIONS}.")
-        arguments = " ".join(displayable(self._about or self._arguments[: 4 * ARGUMENT_CHARACTERS]).split())
+        text = self._code() if self.tool_name == PYTHON else self._about or self._arguments
+        arguments = " ".join(displayable(text[: 4 * ARGUMENT_CHARACTERS]).split())
         if len(arguments) > ARGUMENT_CHARACTERS:
             arguments = f"{arguments[:ARGUMENT_CHARACTERS]}…"
         seconds = self._seconds or 0.0
@@ -80,6 +87,12 @@ class ToolCallBlock(Foldable):
         header = read_display_header(self._result)
         return "" if header is None else header.url or header.title
 
+    def _code(self) -> str:
+        """What runs, of what the model wrote."""
+        from gptoss_mlx.python_sandbox.tool import read_code
+
+        return read_code(self._arguments)
+
     def _outcome(self) -> str:
         if self._result is None:
             return "…" if self._live else "no result"
@@ -90,9 +103,11 @@ class ToolCallBlock(Foldable):
             return count_of(result.count("\n") + 1, "line")
         return result[:TITLE_CHARACTERS] or "nothing"
 
-    def make_body(self) -> PlainText:
-        """Arguments, indented if they are JSON, and result."""
+    def make_body(self) -> Widget:
+        """Arguments, indented if they are JSON, or highlighted code; and the result."""
         result = ("…" if self._live else "no result") if self._result is None else self._result
+        if self.tool_name == PYTHON:
+            return CodeCall(self._code(), result)
         return PlainText(f"{indented(self._arguments)}\n→\n{result}")
 
     async def append(self, text: str) -> None:
@@ -123,6 +138,21 @@ class ToolCallBlock(Foldable):
 
     def _mark(self) -> None:
         self.set_class(self.failed, "-failed")
+
+
+class CodeCall(Vertical):
+    """Python code, in colours, and what came of it."""
+
+    def __init__(self, code: str, result: str) -> None:
+        super().__init__()
+        self._code = code
+        self._result = result
+
+    def compose(self) -> ComposeResult:
+        from gptoss_mlx.app.markdown.code import highlighted
+
+        yield Static(highlighted(displayable(self._code).rstrip("\n"), PYTHON), classes="code")
+        yield PlainText(f"→\n{self._result}")
 
 
 def indented(arguments: str) -> str:

@@ -425,4 +425,15 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
         choices=("exa", "brave"),
         help="let it search the web, too, with your key in EXA_API_KEY or BRAVE_API_KEY (implies --browse-web)",
     )
+    tools.add_argument(
+        "--python",
+        action="store_true",
+        help="let the model run Python code: in a sandbox, without network, without your files (in the app, F6 "
+        "switches it, too)",
+    )
+    tools.add_argument(
+        "--python-unsandboxed",
+        action="store_true",
+        help="the same without a sandbox: the code can read and change all that you can",
+    )
     tools.add_argument("-y", "--yes", action="store_true", help="run tools without asking each time")

@@ -50,6 +50,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
     from gptoss_mlx.app.app import GptossApp
     from gptoss_mlx.app.store import Store
 
+    with_python = arguments.python or arguments.python_unsandboxed
     # Before anything is opened: what is wrong with the command line is told at the terminal.
     toolbox = _toolbox(arguments)
     forms = _forms(arguments)
@@ -69,7 +70,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
         context=arguments.context,
         resume=resume,
         store=store,
-        settings=_given(arguments, _SETTINGS, instructions=arguments.system),
+        settings=_given(arguments, _SETTINGS, instructions=arguments.system, python=with_python or None),
         overflow=arguments.overflow,
         hosts=arguments.hosts,
         host_timeout_seconds=arguments.host_timeout,
@@ -80,7 +81,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
 
 
 def _toolbox(arguments: argparse.Namespace) -> "Toolbox":
-    """The tools of the command line. Raises UsageError for one that cannot be loaded."""
+    """The tools of the command line. Raises UsageError for one that cannot be loaded, SandboxError."""
     from gptoss_mlx.app.toolbox import Browsing, Source, Toolbox
 
     sources: list[Source] = []
@@ -92,7 +93,14 @@ def _toolbox(arguments: argparse.Namespace) -> "Toolbox":
         sources = [Source(load_tool(word), f"--tool {word}") for word in arguments.tool or ()]
         # A folder that is not there is told now.
         load_browser(arguments)
-    return Toolbox(sources, run_all=arguments.yes, browsing=browsing or None)
+    toolbox = Toolbox(
+        sources, run_all=arguments.yes, browsing=browsing or None, unsandboxed=arguments.python_unsandboxed
+    )
+    if arguments.python or arguments.python_unsandboxed:
+        if not toolbox.has_python:
+            raise UsageError("--python and a --tool are both called 'python'; expected each name once")
+        toolbox.check_python()
+    return toolbox
 
 
 def _forms(arguments: argparse.Namespace) -> Mapping[str, Any]:

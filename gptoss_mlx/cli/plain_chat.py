@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             chat = last.chat(model, options)
         else:
             chat = model.chat()
+        stack.callback(chat.close)
         if arguments.system is not None:
             chat.instructions = arguments.system
         record: Callable[[Stream | None], None] | None = None

@@ -27,9 +27,10 @@ from gptoss_mlx.events import (
     find_citations,
     with_labels,
 )
-from gptoss_mlx.harmony import ANALYSIS, COMMENTARY
+from gptoss_mlx.harmony import ANALYSIS, COMMENTARY, PYTHON
 from gptoss_mlx.memory import gigabytes
 from gptoss_mlx.options import OptionArguments
+from gptoss_mlx.python_sandbox.tool import read_code
 from gptoss_mlx.tools import cut_middle
 
 if TYPE_CHECKING:
@@ -235,6 +236,13 @@ def printable(text: str) -> str:
     )
 
 
+def shown_call(name: str, raw: str) -> str:
+    """What the model wrote to a tool, for people: of Python the code that would run, below what comes before."""
+    if name != PYTHON.name:
+        return printable(raw)
+    return "".join(f"\n    {line}" for line in printable(read_code(raw)).strip("\n").split("\n")) + "\n"
+
+
 def shown_count(number: int) -> str:
     """A count for people, in powers of 1000."""
     for limit, unit in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
@@ -321,7 +329,8 @@ class TurnPrinter:
                 self._text(event)
             case ToolCall(name=name, raw=raw, about=about):
                 self._end_block()
-                shown = f"{printable(raw)} ({printable(about)})" if about else printable(raw)
+                shown = shown_call(name, raw)
+                shown = f"{shown} ({printable(about)})" if about else shown
                 print(self._style.dim(f"[call of {printable(name)}: {shown}]"), file=self._aside, flush=True)
             case ToolResult(name=name, content=content, source=source):
                 self._end_block()

@@ -14,6 +14,7 @@ from gptoss_mlx.cli.terminal import Style, printable
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import ToolCall
 from gptoss_mlx.options import OptionArguments, ToolLike
+from gptoss_mlx.python_sandbox.tool import make_python_tool
 from gptoss_mlx.tools import Tool, Verdict, make_tool
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ QUESTION = "run it? [y]es, [a]lways this tool, [n]o, or why not: "
 
 
 def tool_options(arguments: argparse.Namespace) -> OptionArguments:
-    """The API's options for `--tool`, `--browse` and `--yes`: nothing where no tool is given.
+    """The API's options for `--tool`, `--browse`, `--python` and `--yes`: nothing where no tool is given.
 
-    Raises UsageError for a tool that cannot be loaded, and where nobody can be asked.
+    Raises UsageError for a tool that cannot be loaded, and where nobody can be asked; SandboxError.
     """
     tools: list[ToolLike] = [load_tool(word) for word in arguments.tool or ()]
+    if arguments.python or arguments.python_unsandboxed:
+        # Before the model is loaded: where there is no sandbox, that is told at once.
+        tools.append(make_python_tool(unsandboxed=arguments.python_unsandboxed))
     asks = bool(tools)
     browser = load_browser(arguments)
     if browser is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gptoss_mlx.python_sandbox.linux_root import SCRATCH_FOLDERS
-from gptoss_mlx.python_sandbox.worker_process import Bounds, Ends, become
+from gptoss_mlx.python_sandbox.worker_process import Bounds, Ends, adopt_orphans, become, die_with_parent
 
 if TYPE_CHECKING:
     from gptoss_mlx.python_sandbox.processes import Usage
@@ -91,7 +91,7 @@ def environment(settings: dict[str, Any], folder: str) -> dict[str, str]:
 class _LinuxCage:
     def __init__(self, settings: dict[str, Any], ends: Ends) -> None:
         # Of no use on other systems.
-        from gptoss_mlx.python_sandbox.linux import USER, adopt_orphans, start
+        from gptoss_mlx.python_sandbox.linux import USER, start
         from gptoss_mlx.python_sandbox.linux_root import WORKER, RootPlan
 
         limits = settings["limits"]
@@ -133,8 +133,6 @@ class _Bare:
         limits = settings["limits"]
         on_linux = sys.platform == "linux"
         if on_linux:
-            from gptoss_mlx.python_sandbox.linux import adopt_orphans, die_with_parent
-
             adopt_orphans()
         self._limit = limits["memory_bytes"]
         command = [*wrapper, settings["executable"], *INTERPRETER_FLAGS, settings["worker"]]

@@ -17,10 +17,10 @@ import struct
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from gptoss_mlx.python_sandbox.linux_root import WORKER, RootPlan, SandboxStep, make_root
+from gptoss_mlx.python_sandbox.linux_root import RootPlan, SandboxStep, make_root
 from gptoss_mlx.python_sandbox.processes import count_tasks
 from gptoss_mlx.python_sandbox.seccomp import install_filter, knows_machine
-from gptoss_mlx.python_sandbox.worker_process import Bounds, Ends, become
+from gptoss_mlx.python_sandbox.worker_process import Bounds, Ends, become, die_with_parent, load_libc
 
 USER: Final = 1000
 """Number of the user in the sandbox."""
@@ -28,7 +28,7 @@ USER: Final = 1000
 _NOBODY: Final = 65534
 _NEWUSER, _NEWNS, _NEWPID, _NEWNET, _NEWIPC = 0x10000000, 0x20000, 0x20000000, 0x40000000, 0x8000000
 _NEWUTS, _NEWCGROUP = 0x4000000, 0x2000000
-_PDEATHSIG, _DUMPABLE, _NO_NEW_PRIVS, _SUBREAPER = 1, 4, 38, 36
+_DUMPABLE, _NO_NEW_PRIVS = 4, 38
 _SYS_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION: Final = 0x20080522
 _PER_NAMESPACE: Final = (5, 14)
@@ -42,21 +42,6 @@ class Started:
     first: int
     """Process 1 of the sandbox: all of it ends when this one is killed; it is a child of the keeper."""
     worker: int
-
-
-def load_libc() -> ctypes.CDLL:
-    """The C library, with errno."""
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def adopt_orphans() -> None:
-    """Processes whose parent ends become children of this one."""
-    load_libc().prctl(_SUBREAPER, 1, 0, 0, 0)
-
-
-def die_with_parent() -> None:
-    """Has this process killed when the one that made it ends."""
-    load_libc().prctl(_PDEATHSIG, 9, 0, 0, 0)
 
 
 def start(plan: RootPlan, bounds: Bounds, command: list[str], environment: dict[str, str], ends: Ends) -> Started:
@@ -172,12 +157,12 @@ def _be_first(
     socket.sethostname("sandbox")
     _drop_privileges(libc)
     # Set when the user is who it stays: changing it would undo this.
-    libc.prctl(_PDEATHSIG, 9, 0, 0, 0)
+    die_with_parent()
     install_filter(libc)
     worker = os.fork()
     if worker == 0:
         theirs.send(b"worker")
-        libc.prctl(_PDEATHSIG, 9, 0, 0, 0)
+        die_with_parent()
         os.setsid()
         become(command, environment, ends, Bounds(bounds.memory_bytes, processes, bounds.file_bytes))
     libc.prctl(_DUMPABLE, 0, 0, 0, 0)
@@ -191,11 +176,6 @@ def _be_first(
             continue
         if ended == worker:
             os._exit(status >> 8 if status & 0x7F == 0 else 128 + (status & 0x7F))
-
-
-def worker_path() -> str:
-    """Where the worker's script is in the sandbox."""
-    return WORKER
 
 
 def _counted_outside() -> int:

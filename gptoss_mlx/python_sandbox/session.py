@@ -17,6 +17,7 @@ from gptoss_mlx.errors import SandboxError
 from gptoss_mlx.python_sandbox.frames import FrameReader, pack_frame
 from gptoss_mlx.python_sandbox.interpreter import find_interpreter
 from gptoss_mlx.python_sandbox.limits import PythonLimits
+from gptoss_mlx.python_sandbox.tool import read_code
 from gptoss_mlx.tools import current_call
 
 _PROGRAM: Final = (
@@ -50,7 +51,8 @@ class PythonSession:
         """Cells that the living interpreter has run, or of which the model was told that they are gone."""
 
     def __call__(self, arguments: dict[str, Any], earlier: Sequence[str]) -> str:
-        """The result of the cell `arguments["code"]` as the model reads it. `earlier`: the conversation's cells before.
+        """The result of the cell `arguments["code"]` as the model reads it. `earlier`: what the model wrote as
+        the conversation's cells before.
 
         Raises SandboxError when there is no sandbox.
         """
@@ -59,8 +61,9 @@ class PythonSession:
             if self._keeper is None:
                 self._known.clear()
                 self._keeper = open_keeper(self._limits, unsandboxed=self._unsandboxed)
-            gone = [cell for cell in earlier if cell not in self._known]
-            self._known.update((*earlier, code))
+            before = [read_code(written) for written in earlier]
+            gone = any(cell not in self._known for cell in before)
+            self._known.update((*before, code))
             keeper = self._keeper
             if (call := current_call()) is not None:
                 call.on_cancel(keeper.stop)

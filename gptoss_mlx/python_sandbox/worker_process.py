@@ -1,5 +1,6 @@
-"""What a process does to become the worker: its descriptors, its limits, its program."""
+"""What processes do on their way to being the worker: who ends with whom, descriptors, limits, program."""
 
+import ctypes
 import os
 import resource
 from dataclasses import dataclass
@@ -24,6 +25,24 @@ class Ends:
     output: int
     cells: int
     done: int
+
+
+_PDEATHSIG, _SUBREAPER = 1, 36
+
+
+def load_libc() -> ctypes.CDLL:
+    """The C library, with errno."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def adopt_orphans() -> None:
+    """On Linux: processes below this one whose parent ends become its children."""
+    load_libc().prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """On Linux: has this process killed when the one that made it ends."""
+    load_libc().prctl(_PDEATHSIG, 9, 0, 0, 0)
 
 
 def become(command: list[str], environment: dict[str, str], ends: Ends, bounds: Bounds) -> NoReturn:

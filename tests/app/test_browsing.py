@@ -206,4 +206,7 @@ def test_settings_that_cannot_be_used_are_told(home: Path) -> None:
 
 
 def test_the_question_shows_what_a_link_leads_to() -> None:
-    assert shown_call('{"id": 3}', "https://x.org/\u202eevil") == "│ https://x.org/\N{REPLACEMENT CHARACTER}evil\nid: 3"
+    assert (
+        shown_call('{"id": 3}', about="https://x.org/\u202eevil")
+        == "│ https://x.org/\N{REPLACEMENT CHARACTER}evil\nid: 3"
+    )

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_mlx.cli.terminal import printable
-from gptoss_mlx.cli.tools import load_tool
-from gptoss_mlx.errors import UsageError
+from gptoss_mlx.cli.arguments import make_parser
+from gptoss_mlx.cli.terminal import printable, shown_call
+from gptoss_mlx.cli.tools import load_tool, tool_options
+from gptoss_mlx.errors import SandboxError, UsageError
+from gptoss_mlx.options import OptionArguments
+from gptoss_mlx.tools import Tool
 from tests.cli.test_commands import GREEDY, gptoss
+from tests.python_sandbox.conftest import need_sandbox
 from tests.terminal import Terminal
 
 TOOLS = '''
@@ -124,3 +128,37 @@ def test_a_module_is_found_from_the_current_folder(tools: str, tmp_path: Path, m
 
 def test_what_the_model_writes_cannot_redraw_the_screen():
     assert printable('{"a": "\x1b[2Jü\n\x07"}') == '{"a": "\\x1b[2Jü\n\\x07"}'
+
+
+def options(*words: str) -> OptionArguments:
+    return tool_options(make_parser().parse_args(["ask", "hi", *words]))
+
+
+def test_python_is_a_tool_like_others_that_asks_unless_told_not_to():
+    need_sandbox()
+    chosen = options("--python", "--yes")
+    assert [(tool.name, tool.recipient) for tool in chosen["tools"] if isinstance(tool, Tool)] == [("python", "python")]
+    assert chosen["approve"] == "always"
+    with pytest.raises(UsageError, match="the tools ask before they run, and there is no terminal"):
+        options("--python")
+    assert options() == {}
+
+
+def test_without_a_sandbox_python_is_refused_in_one_sentence_unless_told_to_do_without(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def refused(*, unsandboxed: bool = False) -> None:
+        if not unsandboxed:
+            raise SandboxError("there is no sandbox for the python tool on this machine (no namespaces)")
+
+    monkeypatch.setattr("gptoss_mlx.python_sandbox.session.check_sandbox", refused)
+    with pytest.raises(SandboxError, match="there is no sandbox"):
+        options("--python", "--yes")
+    (tool,) = options("--python-unsandboxed", "--yes")["tools"]
+    assert isinstance(tool, Tool)
+    assert tool.builtin is not None
+
+
+def test_code_is_shown_below_the_call_and_cannot_redraw_the_screen():
+    assert shown_call("functions.f", '{"a": 1}') == '{"a": 1}'
+    assert shown_call("python", "```python\nx = 1\nprint('\x1b[2J')\n```") == "\n    x = 1\n    print('\\x1b[2J')\n"
