@@ -28,6 +28,7 @@ from gptoss_mlx.errors import (
     NotEnoughMemory,
     StoreError,
     TokenizerError,
+    ToolServerError,
     UsageError,
     WeightsError,
 )
@@ -62,7 +63,8 @@ if TYPE_CHECKING:
     from gptoss_mlx.models import ListedModel, find_model, list_models, remove_model
     from gptoss_mlx.published_fit import published_fit
     from gptoss_mlx.stream import Stream
-    from gptoss_mlx.tools import RunningCall, Tool, ToolLimits, current_call, make_tool
+    from gptoss_mlx.tools import RunningCall, Tool, ToolFailure, ToolLimits, current_call, make_tool
+    from gptoss_mlx.tools.mcp import McpServer
 
 __version__ = "0.1.0"
 
@@ -99,7 +101,8 @@ _HOMES = {
     "gptoss_mlx.models": ("ListedModel", "find_model", "list_models", "remove_model"),
     "gptoss_mlx.published_fit": ("published_fit",),
     "gptoss_mlx.stream": ("Stream",),
-    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolLimits", "current_call", "make_tool"),
+    "gptoss_mlx.tools": ("RunningCall", "Tool", "ToolFailure", "ToolLimits", "current_call", "make_tool"),
+    "gptoss_mlx.tools.mcp": ("McpServer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -127,6 +130,7 @@ __all__ = [
     "KVSaved",
     "KVStore",
     "ListedModel",
+    "McpServer",
     "MemoryEstimate",
     "MemoryReport",
     "Message",
@@ -146,8 +150,10 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolDescription",
+    "ToolFailure",
     "ToolLimits",
     "ToolResult",
+    "ToolServerError",
     "TurnsDropped",
     "UsageError",
     "VerifyReport",

@@ -26,6 +26,7 @@ from gptoss_mlx.options import OptionArguments, Options, read_tool
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tool_loop import open_turn
+from gptoss_mlx.tools import OWN_FUNCTIONS, ToolSource, namespace_of
 from gptoss_mlx.transcript import render_transcript
 from gptoss_mlx.turn import Turn, prepare_turn, read_arguments
 from gptoss_mlx.whole_file import write_whole
@@ -258,14 +259,18 @@ class Chat:
 
     def to_dict(self) -> dict[str, Any]:
         """The chat as JSON values; `from_dict` reads it back. Of tools it keeps what the model is told, not what runs:
-        give the functions again when you go on (`defaults["tools"]`)."""
+        give the functions again when you go on (`defaults["tools"]`). Of servers of tools it keeps nothing."""
         return chat_values(
             self._turns,
             model=self._host.name,
             vocab_size=self._host.tokenizer.vocab_size,
             instructions=self.instructions,
             options={key: value for key, value in self.defaults.items() if key not in _NOT_SAVED},
-            tools=[read_tool(tool) for tool in self.defaults.get("tools", ())],
+            tools=[
+                told
+                for tool in self.defaults.get("tools", ())
+                if not isinstance(tool, ToolSource) and namespace_of(told := read_tool(tool)) == OWN_FUNCTIONS
+            ],
         )
 
     @classmethod

@@ -13,6 +13,7 @@
     ├── StoreError               the file of conversations is of another kind, or cannot be read
     ├── DownloadError            the hub or the network failed
     │   └── ChecksumError        a file arrived with the wrong bytes
+    ├── ToolServerError          a server of tools (MCP) cannot be started, or does not speak the protocol
     ├── EngineError              the engine thread failed; the cause is attached
     │   └── EngineClosed         the engine was used after it was closed
     └── Cancelled                the caller stopped the work
@@ -35,6 +36,7 @@ __all__ = [
     "NotEnoughMemory",
     "StoreError",
     "TokenizerError",
+    "ToolServerError",
     "UsageError",
     "WeightsError",
 ]
@@ -101,6 +103,10 @@ class DownloadError(GptOssError):
 
 class ChecksumError(DownloadError):
     """A file's bytes are not those that the hub announced."""
+
+
+class ToolServerError(GptOssError):
+    """A server of tools (MCP) cannot be started, or does not speak the protocol."""
 
 
 class EngineError(GptOssError):

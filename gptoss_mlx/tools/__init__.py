@@ -11,13 +11,14 @@ Knows no model and no conversation; `tool_loop` puts the steps together.
 from gptoss_mlx.tools.approval import ApprovalRequest, Approve, ApproveOption, Verdict
 from gptoss_mlx.tools.arguments import ArgumentError, read_call_arguments
 from gptoss_mlx.tools.limits import ToolLimits
-from gptoss_mlx.tools.namespaces import Namespace, full_name, group_tools, namespace_of, short_name
+from gptoss_mlx.tools.namespaces import OWN_FUNCTIONS, Namespace, full_name, group_tools, namespace_of, short_name
 from gptoss_mlx.tools.results import cut_middle, result_text
 from gptoss_mlx.tools.running import Outcome, RunningCall, ToolFailure, current_call, run_call
 from gptoss_mlx.tools.source import ToolSource
 from gptoss_mlx.tools.tool import POLICIES, Policy, Tool, make_tool
 
 __all__ = [
+    "OWN_FUNCTIONS",
     "POLICIES",
     "ApprovalRequest",
     "Approve",
