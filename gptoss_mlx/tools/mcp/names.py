@@ -32,7 +32,7 @@ def name_from_command(command: Sequence[str]) -> str:
         return _short(labels[-2] if len(labels) > 1 and not labels[-1].isdigit() else "".join(labels[:1]))
     program = PurePath(word).name
     if program in _RUNNERS or re.fullmatch(r"python[\d.]*", program):
-        rest = (each for each in command[1:] if not each.startswith("-") and "=" not in each and each not in _VERBS)
+        rest = (each for each in command[1:] if each[:1] != "-" and not set("=:") & set(each) and each not in _VERBS)
         word = next(rest, program)
     path = PurePath(word.rpartition("@")[0] or word) if "@" in word[1:] else PurePath(word)
     return _short(path.stem if path.suffix in (".py", ".js", ".ts", ".mjs", ".sh") else path.name)

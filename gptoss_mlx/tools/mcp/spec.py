@@ -45,7 +45,8 @@ class ServerSpec:
     """How often it is started again after it crashed."""
 
     def __post_init__(self) -> None:
-        Namespace(self.name)
+        # With a description, which only the caller's own functions have not.
+        Namespace(self.name, "")
         if bool(self.command) == bool(self.url):
             raise UsageError(f"the server {self.name!r} has {self._both()}; expected a command or a url")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
@@ -122,6 +123,13 @@ def _are_words(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(word, str) for word in value)
 
 
+def _is_command_line(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(shlex.split(value))
+    except ValueError:
+        return False
+
+
 def _are_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
@@ -138,7 +146,7 @@ _Setting = tuple[Callable[[Any], bool], str, Callable[[Any], Any]]
 
 _SETTINGS: Final[dict[str, _Setting]] = {
     "command": (
-        lambda value: _are_words(value) or _is_text(value),
+        lambda value: _are_words(value) or _is_command_line(value),
         "a list of words, or a command line",
         lambda value: tuple(shlex.split(value) if isinstance(value, str) else value),
     ),
