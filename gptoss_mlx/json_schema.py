@@ -106,10 +106,13 @@ class _Plainer:
             raise UsageError(f"a schema has more than {MOST_PARTS} parts; expected a smaller one")
         if not isinstance(schema, Mapping):
             return schema
-        name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
-        if name in self._definitions and name not in inside:
-            beside = {key: value for key, value in schema.items() if key != "$ref"}
-            return self.plain({**self._definitions[name], **beside}, (*inside, name))
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/$defs/"):
+            name = reference.removeprefix("#/$defs/")
+            definition = self._definitions.get(name)
+            if isinstance(definition, Mapping) and name not in inside:
+                beside = {key: value for key, value in schema.items() if key != "$ref"}
+                return self.plain({**definition, **beside}, (*inside, name))
         plain: dict[str, Any] = {}
         for key, value in schema.items():
             if key == "title":

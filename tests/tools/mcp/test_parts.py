@@ -197,7 +197,7 @@ words = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.dictionaries(words, json_values | st.just({"a": {"$ref": "#/$defs/b"}}) | st.just("object"), max_size=5))
 def test_any_schema_is_used_or_refused_in_words(schema: dict[str, Any]):
     try:

@@ -77,8 +77,8 @@ def test_a_server_of_the_official_library_is_used_to_its_end():
 
 def test_a_list_of_several_pages_is_read_whole():
     with rogue("pages") as found:
-        assert [tool.name for tool in found.tools][-2:] == ["big", "environment"]
-        assert len(found.tools) == 10
+        assert [tool.name for tool in found.tools][-2:] == ["environment", "injects"]
+        assert len(found.tools) == 11
 
 
 def test_a_list_without_an_end_is_left():
