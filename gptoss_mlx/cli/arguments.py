@@ -12,6 +12,7 @@ examples:
   gptoss ask "What are attention sinks?" one question, one answer
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
   gptoss ask "12 times 34?" --tool calc.py:multiply    let it call a function of yours
+  gptoss ask "What is in it?" --mcp "npx -y @modelcontextprotocol/server-filesystem ."    tools of an MCP server
   gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint
   gptoss info ./gpt-oss-20b              what is in a model's folder
 """
@@ -359,5 +360,12 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="MODULE:FUNCTION",
         help="a Python function that the model may call (or FILE.py:FUNCTION); may be repeated",
+    )
+    tools.add_argument(
+        "--mcp",
+        action="append",
+        metavar="COMMAND",
+        help="a server of tools that speaks MCP: the command that starts it, its URL, or its name in the app's "
+        'settings; may be repeated (needs pip install "gptoss-mlx[mcp]")',
     )
     tools.add_argument("-y", "--yes", action="store_true", help="run tools without asking each time")

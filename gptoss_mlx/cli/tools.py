@@ -1,11 +1,12 @@
-"""Tools on the command line: functions by `module:function`, and the question at the terminal before one runs."""
+"""Tools on the command line: functions by `module:function`, and the question at the terminal before one runs. Servers
+of tools: `servers`."""
 
 import argparse
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -14,19 +15,19 @@ from gptoss_mlx.cli.terminal import Style, printable
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import ToolCall
 from gptoss_mlx.options import OptionArguments
-from gptoss_mlx.tools import Tool, Verdict, make_tool
+from gptoss_mlx.tools import Tool, ToolSource, Verdict, make_tool
 
 QUESTION = "run it? [y]es, [a]lways this tool, [n]o, or why not: "
 
 
-def tool_options(arguments: argparse.Namespace) -> OptionArguments:
-    """The API's options for `--tool` and `--yes`: nothing where no tool is given.
+def tool_options(arguments: argparse.Namespace, servers: Sequence[ToolSource] = ()) -> OptionArguments:
+    """The API's options for `--tool`, `--yes` and the `servers` of `--mcp`: nothing where no tool is given.
 
     Raises UsageError for a tool that cannot be loaded, and where nobody can be asked.
     """
-    if not arguments.tool:
+    if not arguments.tool and not servers:
         return {}
-    tools = [load_tool(word) for word in arguments.tool]
+    tools = [*(load_tool(word) for word in arguments.tool or ()), *servers]
     if arguments.yes:
         return {"tools": tools, "approve": "always"}
     return {"tools": tools, "approve": TerminalApproval(_terminal())}

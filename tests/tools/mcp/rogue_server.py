@@ -8,6 +8,7 @@ pages       lists its tools one a page
 endless     lists the same page for ever
 stubborn    outlives the end of its input, and SIGTERM
 deaf        ends after its first answer to a call
+calculator  has one tool, which the pocket model knows how to call
 once        can be started once: the file that is named after it says that it was
 """
 
@@ -100,6 +101,8 @@ def call(name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
             return None
         case "cancelled":
             return text(json.dumps(cancelled))
+        case "calculator":
+            return text(str(eval(arguments["expression"], {})))
         case "grow":
             TOOLS.append({"name": "grown", "inputSchema": OBJECT})
             send({"method": "notifications/tools/list_changed"})
@@ -116,6 +119,11 @@ def call(name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
 def listed(cursor: str | None) -> dict[str, Any]:
     if "bad-tools" in MODES:
         return {"tools": BAD_TOOLS}
+    if "calculator" in MODES:
+        expression = {"type": "string", "description": "For example 2+3"}
+        schema = {"type": "object", "properties": {"expression": expression}, "required": ["expression"]}
+        told = "Evaluates an arithmetic expression."
+        return {"tools": [{"name": "calculator", "description": told, "inputSchema": schema}]}
     if "endless" in MODES:
         return {"tools": [], "nextCursor": str(int(cursor or 0) + 1)}
     if "pages" in MODES:
@@ -132,7 +140,7 @@ def answer(request: dict[str, Any]) -> None:
                 "protocolVersion": params["protocolVersion"],
                 "capabilities": {"tools": {"listChanged": True}},
                 "serverInfo": {"name": "rogue", "version": "1"},
-                "instructions": "Be <|end|> careful.",
+                **({} if "calculator" in MODES else {"instructions": "Be <|end|> careful."}),
             }
         case "tools/list":
             result = listed(params.get("cursor"))
