@@ -65,7 +65,7 @@ class Leaving(ScreenActions):
         self.kept.close()
         # The engine ends by itself; a chunk that is being read must not hold the terminal.
         threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()
-        await asyncio.to_thread(self.download.close)
+        await asyncio.gather(asyncio.to_thread(self.download.close), asyncio.to_thread(self.servers.close))
         await self.chat.conversing.finish(FINISH_SECONDS)
         self.exit()
 

@@ -16,10 +16,12 @@ from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme
+from gptoss_mlx.app.tool_servers import ToolServers
 from gptoss_mlx.app.toolbox import Toolbox
 from gptoss_mlx.errors import GptOssError, UsageError
 
 if TYPE_CHECKING:
+    from gptoss_mlx.app.screens.tools import ToolsScreen
     from gptoss_mlx.app.settings_form import SettingsChange
     from gptoss_mlx.tools import Policy
 
@@ -34,6 +36,9 @@ class ScreenActions(ChatActions):
     kept: KeptReading
     download: ModelDownload
     toolbox: Toolbox
+    servers: ToolServers
+    tools_screen: "ToolsScreen | None" = None
+    """F6, while it is open."""
 
     def obey(self, text: str) -> bool:
         """Does what a `/word` asks for. False: the text is a message. Raises UsageError for a word that is none."""
@@ -148,14 +153,18 @@ class ScreenActions(ChatActions):
         """F6: the tools."""
         from gptoss_mlx.app.screens.tools import ToolsScreen
 
-        self.push_screen(
-            ToolsScreen(
-                self.toolbox,
-                self.chat.chat.settings.tools_off or (),
-                switch=self._switch_tool,
-                choose=self._choose_policy,
-            )
+        self.servers.begin()
+        self.tools_screen = ToolsScreen(
+            self.toolbox,
+            self.chat.chat.settings.tools_off or (),
+            switch=self._switch_tool,
+            choose=self._choose_policy,
+            servers=self.servers,
         )
+        self.push_screen(self.tools_screen, self._tools_seen)
+
+    def _tools_seen(self, _: None) -> None:
+        self.tools_screen = None
 
     def _switch_tool(self, name: str, on: bool) -> None:
         settings = self.chat.chat.settings
