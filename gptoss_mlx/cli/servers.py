@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gptoss_mlx.cli.terminal import PATIENCE_SECONDS, Style, printable
 from gptoss_mlx.errors import ToolServerError
+from gptoss_mlx.tools import Policy
 from gptoss_mlx.tools.mcp import McpServer, ServerSpec, close_servers, make_spec, require_library
 from gptoss_mlx.tools.mcp.names import plain_name
 
@@ -81,5 +82,9 @@ def open_servers(arguments: argparse.Namespace) -> Iterator[Servers]:
 
 def _without_questions(spec: ServerSpec) -> ServerSpec:
     """What would ask runs at once; what never runs does not run."""
-    policies = {name: policy if policy == "never" else "always" for name, policy in spec.policies.items()}
-    return replace(spec, policy=spec.policy if spec.policy == "never" else "always", policies=policies)
+
+    def unasked(policy: Policy) -> Policy:
+        return "never" if policy == "never" else "always"
+
+    policies = {name: unasked(policy) for name, policy in spec.policies.items()}
+    return replace(spec, policy=unasked(spec.policy), policies=policies)

@@ -14,7 +14,7 @@ from typing import IO
 from gptoss_mlx.cli.terminal import Style, printable
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import ToolCall
-from gptoss_mlx.options import OptionArguments
+from gptoss_mlx.options import OptionArguments, ToolLike
 from gptoss_mlx.tools import Tool, ToolSource, Verdict, make_tool
 
 QUESTION = "run it? [y]es, [a]lways this tool, [n]o, or why not: "
@@ -27,7 +27,7 @@ def tool_options(arguments: argparse.Namespace, servers: Sequence[ToolSource] = 
     """
     if not arguments.tool and not servers:
         return {}
-    tools = [*(load_tool(word) for word in arguments.tool or ()), *servers]
+    tools: list[ToolLike] = [*(load_tool(word) for word in arguments.tool or ()), *servers]
     if arguments.yes:
         return {"tools": tools, "approve": "always"}
     return {"tools": tools, "approve": TerminalApproval(_terminal())}

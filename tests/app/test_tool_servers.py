@@ -192,6 +192,7 @@ def test_a_crash_is_told_once_and_r_starts_the_server_again(home: Path, tokenize
     )
 
 
+@pytest.mark.slow
 def test_tools_that_come_later_are_there_at_the_next_answer(home: Path, tokenizer: Tokenizer) -> None:
     async def work(desk: Desk) -> None:
         await desk.ask("Grow.")
@@ -213,6 +214,7 @@ def test_tools_that_come_later_are_there_at_the_next_answer(home: Path, tokenize
     assert "type grown" in prompts[2]
 
 
+@pytest.mark.slow
 def test_two_servers_of_one_name_and_one_that_is_named_twice(home: Path, tokenizer: Tokenizer) -> None:
     async def work(desk: Desk) -> None:
         await desk.ask("Go.")

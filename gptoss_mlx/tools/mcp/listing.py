@@ -1,6 +1,7 @@
 """A server's list of tools as ours: names that the model can write, schemas that hold, descriptions that are short."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,6 +15,9 @@ from gptoss_mlx.tools.tool import Tool
 
 MOST_TOOLS: Final = 200
 """Tools of one server: all of them are in every prompt."""
+
+MOST_CHARACTERS: Final = 100_000
+"""Characters of all descriptions and schemas of one server, some 25,000 tokens."""
 
 LONGEST_DESCRIPTION: Final = 4_000
 """Characters of the description of a tool, and of a server."""
@@ -47,9 +51,9 @@ def read_listing(spec: ServerSpec, listed: Iterable[ListedTool], instructions: s
     tools: dict[str, Tool] = {}
     notices: list[str] = []
     seen: set[str] = set()
-    left_out = 0
+    left_out = characters = 0
     for tool in listed:
-        if len(tools) >= MOST_TOOLS:
+        if len(tools) >= MOST_TOOLS or characters > MOST_CHARACTERS:
             left_out += 1
             continue
         if tool.name in seen:
@@ -58,10 +62,11 @@ def read_listing(spec: ServerSpec, listed: Iterable[ListedTool], instructions: s
         seen.add(tool.name)
         name = plain_name(tool.name, tools)
         try:
+            told, schema = shortened(tool.description or tool.title or ""), tame_schema(tool.input_schema)
             tools[name] = Tool(
                 name,
-                shortened(tool.description or tool.title or ""),
-                tame_schema(tool.input_schema),
+                told,
+                schema,
                 function=_runner(run, tool.name),
                 policy=spec.policies.get(name, spec.policy),
                 max_seconds=spec.call_seconds,
@@ -70,10 +75,14 @@ def read_listing(spec: ServerSpec, listed: Iterable[ListedTool], instructions: s
         except UsageError as error:
             notices.append(f"the tool {tool.name!r} is left out: {error}")
             continue
+        characters += len(told) + len(json.dumps(schema))
         if name != tool.name:
             notices.append(f"the tool {tool.name!r} is called {name} here")
     if left_out:
-        notices.append(f"{left_out} tools are left out: more than {MOST_TOOLS} of one server")
+        notices.append(
+            f"its last {left_out} tools are left out: expected {MOST_TOOLS} at most, and {MOST_CHARACTERS} characters "
+            "in all, since every prompt holds them"
+        )
     return Listing(tuple(tools.values()), tuple(notices))
 
 

@@ -1,6 +1,7 @@
 """McpServer: a server of tools as a source of tools, started, watched, started again and ended."""
 
 import atexit
+import logging
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ ServerState: TypeAlias = Literal["off", "starting", "ready", "crashed", "failed"
 """`off`: not begun, or closed; `crashed`: it ended by itself, and is started again when it is called; `failed`: it
 cannot be started, or has crashed too often."""
 
+_log = logging.getLogger(__name__)
 _open: "weakref.WeakSet[McpServer]" = weakref.WeakSet()
 """Those that live: what Python's end has to end."""
 
@@ -262,12 +264,19 @@ class McpServer(ToolSource):
                     self._told_lost = link
                     again = f" {self._prospect()}" if self._tools else ""
                     self._notices.append(f"{self.name}: {link.reason}.{again}")
-        self.on_change()
+        self._tell()
 
     def _notice(self, sentence: str) -> None:
         with self._lock:
             self._notices.append(f"{self.name}: {sentence}")
-        self.on_change()
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self.on_change()
+        except Exception:
+            # The server must not end by it: this runs in the middle of its life.
+            _log.exception("on_change of the server %s failed", self.name)
 
 
 def close_servers(servers: Iterable[McpServer], seconds: float = END_SECONDS) -> None:

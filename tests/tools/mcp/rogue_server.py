@@ -6,6 +6,7 @@ garbage     writes between its messages what is none
 bad-tools   lists tools that cannot be used, among some that can
 pages       lists its tools one a page
 endless     lists the same page for ever
+crowd       lists sixty tools with long descriptions
 stubborn    outlives the end of its input, and SIGTERM
 deaf        ends after its first answer to a call
 calculator  has one tool, which the pocket model knows how to call
@@ -124,6 +125,9 @@ def listed(cursor: str | None) -> dict[str, Any]:
         schema = {"type": "object", "properties": {"expression": expression}, "required": ["expression"]}
         told = "Evaluates an arithmetic expression."
         return {"tools": [{"name": "calculator", "description": told, "inputSchema": schema}]}
+    if "crowd" in MODES:
+        described = [{**TOOLS[0], "name": f"t{n}", "description": "x" * 3_000} for n in range(60)]
+        return {"tools": described}
     if "endless" in MODES:
         return {"tools": [], "nextCursor": str(int(cursor or 0) + 1)}
     if "pages" in MODES:
