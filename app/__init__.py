@@ -23,6 +23,7 @@ How it is put together:
     answer_queue.py   which answer is under way and which messages wait for theirs
     answering.py      one answer under way: events of the stream to its widget and to the store
     toolbox.py        the tools that hold while the app runs, and their policies
+    tool_servers.py   servers of tools (MCP), begun beside the app; server_settings.py: as the settings have them
     typed.py          when somebody typed last
     approval.py       whether a call may run: the policy's word, or a question that waits for the person
     screens/          one screen a file: chat, conversations, models, settings, tools, help

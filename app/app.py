@@ -6,9 +6,10 @@ The first paint needs none of the model: it is loaded by `ModelSession` while th
 import asyncio
 import gc
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
@@ -22,7 +23,15 @@ from gptoss_mlx.app.conversation import ChatSettings
 from gptoss_mlx.app.first_model import POCKET, first_model
 from gptoss_mlx.app.kept_reading import KeptReading
 from gptoss_mlx.app.leaving import Leaving
-from gptoss_mlx.app.messages import DownloadChanged, ReadingKept, SaveFailed, SessionChanged, SettingsChanged
+from gptoss_mlx.app.messages import (
+    DownloadChanged,
+    ReadingKept,
+    SaveFailed,
+    ServersAwaited,
+    ServersChanged,
+    SessionChanged,
+    SettingsChanged,
+)
 from gptoss_mlx.app.model_download import ModelDownload
 from gptoss_mlx.app.place import Place
 from gptoss_mlx.app.preferences import Preferences, load_preferences
@@ -31,6 +40,7 @@ from gptoss_mlx.app.screens.chat import ChatScreen
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import colourless, wear
+from gptoss_mlx.app.tool_servers import ToolServers
 from gptoss_mlx.app.toolbox import Browsing, Toolbox
 from gptoss_mlx.app.typed import note_key
 from gptoss_mlx.errors import UsageError
@@ -40,9 +50,13 @@ if TYPE_CHECKING:
 
     from gptoss_mlx.api import GptOss
     from gptoss_mlx.app.answering import Answering
+    from gptoss_mlx.tools.mcp import ServerSpec
 
 SWITCH_SECONDS = 0.001
 """How long another thread holds Python at a time."""
+
+SERVER_SECONDS = 1.5
+"""How long an answer waits for servers of tools before that is said."""
 
 LOOK_SECONDS = 1.0
 """Between two times that the draft is kept, and that is looked what other apps have done."""
@@ -80,6 +94,7 @@ class GptossApp(Leaving):
         defaults: Mapping[str, Any] | None = None,
         date: str | None = None,
         toolbox: Toolbox | None = None,
+        servers: "Sequence[ServerSpec]" = (),
         store: Store | None = None,
         preferences: Preferences | None = None,
         session: ModelSession | None = None,
@@ -89,8 +104,8 @@ class GptossApp(Leaving):
         """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
         conversation to go on with (default: the one that was on the screen last). `settings`, `overflow`, `hosts` and
         `host_timeout_seconds` go over the preferences while the app runs, `defaults` are further options of every
-        answer, `date` is what models are told in new conversations, `toolbox` holds what they may call. The rest is for
-        tests."""
+        answer, `date` is what models are told in new conversations, `toolbox` holds what they may call, and `servers`
+        are started for them beside those of the preferences. The rest is for tests."""
         super().__init__(ansi_color=colourless())
         self.store = Store() if store is None else store
         """Where the conversations are."""
@@ -112,6 +127,9 @@ class GptossApp(Leaving):
         """The tools of every conversation."""
         self.toolbox.kept = lambda: self.preferences.tools
         self.toolbox.preferred_browsing = self._preferred_browsing
+        self.servers = ToolServers(servers, lambda: self.preferences, lambda: self.post_message(ServersChanged()))
+        """Programs whose tools the models may call."""
+        self.toolbox.servers = lambda: self.servers.servers
         self.answers = AnswerQueue(self.store, self.session, self, self.toolbox)
         """The answer under way, and what waits."""
         self.kept = KeptReading(
@@ -243,6 +261,9 @@ class GptossApp(Leaving):
             self.answers.running.stop()
         self.kept.model_ready()
         self.answers.pump()
+        if self.session.state in ("ready", "failed"):
+            # Not while it loads: both want the processor.
+            self.servers.begin()
         self.chat.session_changed()
 
     @on(SettingsChanged)
@@ -255,6 +276,22 @@ class GptossApp(Leaving):
     def reading_kept(self) -> None:
         """Something that was read is in a file, or not any more."""
         self.chat.report_kept(self.kept.file_bytes(self.chat.chat.id))
+
+    @on(ServersChanged)
+    def servers_changed(self) -> None:
+        """Servers of tools have something to say; what there is to call may be different."""
+        for sentence in self.servers.take_notices():
+            self.notify(sentence, severity="warning", timeout=20, title="Tools", markup=False)
+        if self.tools_screen is not None and self.tools_screen.is_mounted:
+            self.tools_screen.show_lines()
+        if self.chat.arrived:
+            self.chat.count_context()
+
+    @on(ServersAwaited)
+    def servers_awaited(self) -> None:
+        """Says why an answer does not begin."""
+        names = ", ".join(server.name for server in self.servers.servers if server.state == "starting")
+        self.notify(f"Waiting for tools to start: {names or 'servers'}", markup=False)
 
     @on(DownloadChanged)
     def download_changed(self) -> None:
@@ -274,6 +311,10 @@ class GptossApp(Leaving):
         await self.chat.answer_begins(answering)
 
     def before_answer(self, conversation: int, model: "GptOss", stopped: Callable[[], bool]) -> None:
+        patient = monotonic() + SERVER_SECONDS
+        if not self.servers.wait(lambda: stopped() or monotonic() > patient):
+            self.post_message(ServersAwaited())
+            self.servers.wait(stopped)
         self.kept.wait_until_loaded(conversation, model, stopped)
 
     async def answer_ended(self, answering: "Answering") -> None:

@@ -65,8 +65,9 @@ class Leaving(ScreenActions):
         self.kept.close()
         # The engine ends by itself; a chunk that is being read must not hold the terminal.
         threading.Thread(target=self.session.close, name="gptoss-closing", daemon=True).start()
-        await asyncio.to_thread(self.answers.tool_sessions.close)
-        await asyncio.to_thread(self.download.close)
+        await asyncio.gather(
+            *map(asyncio.to_thread, (self.answers.tool_sessions.close, self.download.close, self.servers.close))
+        )
         await self.chat.conversing.finish(FINISH_SECONDS)
         self.exit()
 

@@ -92,6 +92,14 @@ class SettingsChanged(Message):
     `app.chat_settings`."""
 
 
+class ServersChanged(Message):
+    """A server of tools started, failed, crashed, has other tools or something to say."""
+
+
+class ServersAwaited(Message):
+    """An answer waits for servers of tools that start."""
+
+
 class SaveFailed(Message):
     """What was said could not be saved: the disk is full, for example. It is tried again while the answer goes on."""
 

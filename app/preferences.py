@@ -78,7 +78,8 @@ class Preferences:
     show_statistics: bool = False
     """Whether the panel with the figures of the last answer is shown."""
     tools: "Mapping[str, Policy]" = field(default_factory=dict)
-    """Policy of a tool by its name: one of `POLICIES`; for others, what the tool itself says, else ask."""
+    """Policy of a tool by its name: one of `POLICIES`; for others, what the tool itself says, else ask. A tool of a
+    server is called `server.tool`, all of a server's are `server.*`."""
     browse: Sequence[str] = ()
     """Folders and files that models may search and read."""
     browse_web: bool = False
@@ -87,6 +88,8 @@ class Preferences:
     """Who searches the web for them: one of `PROVIDERS`; None: nobody."""
     python: bool = False
     """Whether models may run Python in conversations that do not say."""
+    mcp: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Servers of tools: name -> table, as `tool_servers.read_servers` reads them."""
     problems: tuple[str, ...] = ()
     """A sentence for each value of the file that cannot be used, for the user; not a setting."""
 
@@ -127,6 +130,10 @@ def _are_texts(value: Any) -> bool:
 
 def _are_policies(value: Any) -> bool:
     return isinstance(value, dict) and all(policy in POLICIES for policy in value.values())
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
 
 
 SETTINGS: Final[dict[str, Setting]] = {
@@ -230,8 +237,9 @@ SETTINGS: Final[dict[str, Setting]] = {
         "Whether the panel with the figures of the last answer is shown.", "true", "true or false", _is_switch
     ),
     "tools": Setting(
-        "Whether a tool runs when the model calls it, by its name: ask each time, always, or never.",
-        '{ calculator = "always" }',
+        "Whether a tool runs when the model calls it, by its name: ask each time, always, or never; a server's tool is "
+        "server.tool, all of its tools are server.*",
+        '{ calculator = "always", "files.*" = "ask" }',
         "names of tools, each with ask, always or never",
         _are_policies,
     ),
@@ -257,6 +265,14 @@ SETTINGS: Final[dict[str, Setting]] = {
         "true",
         "true or false",
         _is_switch,
+    ),
+    "mcp": Setting(
+        "Servers of tools that speak MCP, by name: the command that starts each, or its url; also env, cwd, headers, "
+        "policy (ask, always, never), start_seconds, call_seconds, restarts. Easier to read as tables at the end of "
+        "this file: [mcp.files], and below it command = [...]",
+        '{ files = { command = ["npx", "-y", "@modelcontextprotocol/server-filesystem", "/a/folder"] } }',
+        "tables by the name of a server",
+        _are_tables,
     ),
 }
 """Every setting, in the order of `Preferences`."""

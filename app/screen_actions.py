@@ -17,10 +17,12 @@ from gptoss_mlx.app.preferences import EFFORTS, Preferences, save_preference
 from gptoss_mlx.app.session import ModelSession
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.app.themes import chosen_theme
+from gptoss_mlx.app.tool_servers import ToolServers
 from gptoss_mlx.app.toolbox import PYTHON, Toolbox
 from gptoss_mlx.errors import GptOssError, UsageError
 
 if TYPE_CHECKING:
+    from gptoss_mlx.app.screens.tools import ToolsScreen
     from gptoss_mlx.app.settings_form import SettingsChange
     from gptoss_mlx.tools import Policy
 
@@ -35,6 +37,9 @@ class ScreenActions(ChatActions):
     kept: KeptReading
     download: ModelDownload
     toolbox: Toolbox
+    servers: ToolServers
+    tools_screen: "ToolsScreen | None" = None
+    """F6, while it is open."""
 
     def obey(self, text: str) -> bool:
         """Does what a `/word` asks for. False: the text is a message. Raises UsageError for a word that is none."""
@@ -153,7 +158,14 @@ class ScreenActions(ChatActions):
         off = {*(self.chat.chat.settings.tools_off or ())}
         if self.toolbox.has_python:
             off = off - {PYTHON} if self.chat.settings.python else off | {PYTHON}
-        self.push_screen(ToolsScreen(self.toolbox, off, switch=self._switch_tool, choose=self._choose_policy))
+        self.servers.begin()
+        self.tools_screen = ToolsScreen(
+            self.toolbox, off, switch=self._switch_tool, choose=self._choose_policy, servers=self.servers
+        )
+        self.push_screen(self.tools_screen, self._tools_seen)
+
+    def _tools_seen(self, _: None) -> None:
+        self.tools_screen = None
 
     def _switch_tool(self, name: str, on: bool) -> None:
         if name == PYTHON and self.toolbox.has_python:
@@ -165,15 +177,13 @@ class ScreenActions(ChatActions):
 
     async def _switch_python(self, on: bool) -> None:
         """Holds for this conversation, and for those that do not say."""
-        from gptoss_mlx.app.screens.tools import ToolsScreen
-
         if on:
             try:
                 await asyncio.to_thread(self.toolbox.check_python)
             except GptOssError as error:
                 self.notify(str(error), severity="error", timeout=20, markup=False)
-                if isinstance(self.screen, ToolsScreen):
-                    self.screen.show_off(PYTHON)
+                if self.tools_screen is not None:
+                    self.tools_screen.show_off(PYTHON)
                 return
         self.chat.change_settings(replace(self.chat.chat.settings, python=on))
         self.remember(python=on)

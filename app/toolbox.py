@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from gptoss_mlx.errors import UsageError
 
 if TYPE_CHECKING:
-    from gptoss_mlx.tools.mcp import McpServer
-
     from gptoss_mlx.harmony import Message, ToolDescription
     from gptoss_mlx.tools import Policy, Tool, ToolSource
+    from gptoss_mlx.tools.mcp import McpServer
 
 BROWSER: Final = "browser"
 """As `gptoss_mlx.harmony.BROWSER.name`, which an empty screen is painted without."""

@@ -32,6 +32,7 @@ from gptoss_mlx.errors import (
     SandboxError,
     StoreError,
     TokenizerError,
+    ToolServerError,
     UsageError,
     WeightsError,
 )
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from gptoss_mlx.stream import Stream
     from gptoss_mlx.tools import RunningCall, Tool, ToolFailure, ToolLimits, ToolSessions, current_call, make_tool
     from gptoss_mlx.tools.browser import BraveSearch, Browser, ExaSearch, FolderBackend, UrlBackend
+    from gptoss_mlx.tools.mcp import McpServer
 
 # Whoever imports MLX through this package comes by here first, and MLX reads the limits when it is imported.
 set_limits()
@@ -121,6 +123,7 @@ _HOMES = {
         "make_tool",
     ),
     "gptoss_mlx.tools.browser": ("BraveSearch", "Browser", "ExaSearch", "FolderBackend", "UrlBackend"),
+    "gptoss_mlx.tools.mcp": ("McpServer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -155,6 +158,7 @@ __all__ = [
     "KVSaved",
     "KVStore",
     "ListedModel",
+    "McpServer",
     "MemoryEstimate",
     "MemoryReport",
     "Message",
@@ -181,6 +185,7 @@ __all__ = [
     "ToolFailure",
     "ToolLimits",
     "ToolResult",
+    "ToolServerError",
     "ToolSessions",
     "TurnsDropped",
     "UrlBackend",

@@ -19,14 +19,14 @@ from gptoss_mlx.chat_file import SavedChat, chat_values, read_chat_file
 from gptoss_mlx.engine import Engine
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import Reply, ToolCall
-from gptoss_mlx.harmony import Message, is_builtin, render_text, tool_result
+from gptoss_mlx.harmony import Message, render_text, tool_result
 from gptoss_mlx.inputs import developer_message, system_message
 from gptoss_mlx.kv_pool import KVPool
 from gptoss_mlx.options import OptionArguments, Options, read_tools
 from gptoss_mlx.stream import Stream
 from gptoss_mlx.tokenizer import Tokenizer
 from gptoss_mlx.tool_loop import open_turn
-from gptoss_mlx.tools import ToolSessions
+from gptoss_mlx.tools import OWN_FUNCTIONS, ToolSessions, ToolSource
 from gptoss_mlx.transcript import render_transcript
 from gptoss_mlx.turn import Turn, prepare_turn, read_arguments
 from gptoss_mlx.whole_file import write_whole
@@ -270,14 +270,21 @@ class Chat:
 
     def to_dict(self) -> dict[str, Any]:
         """The chat as JSON values; `from_dict` reads it back. Of functions it keeps what the model is told, not what
-        runs: give the functions (and built-in tools) again when you go on (`defaults["tools"]`)."""
+        runs: give the functions again when you go on (`defaults["tools"]`), and built-in tools and servers, of which it
+        keeps nothing."""
         return chat_values(
             self._turns,
             model=self._host.name,
             vocab_size=self._host.tokenizer.vocab_size,
             instructions=self.instructions,
             options={key: value for key, value in self.defaults.items() if key not in _NOT_SAVED},
-            tools=[tool for tool in read_tools(self.defaults.get("tools", ())) if not is_builtin(tool.full_name)],
+            tools=[
+                tool
+                for tool in read_tools(
+                    each for each in self.defaults.get("tools", ()) if not isinstance(each, ToolSource)
+                )
+                if getattr(tool, "namespace", OWN_FUNCTIONS) == OWN_FUNCTIONS
+            ],
         )
 
     @classmethod

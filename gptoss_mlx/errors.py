@@ -14,6 +14,7 @@
     ├── StoreError               the file of conversations is of another kind, or cannot be read
     ├── DownloadError            the hub or the network failed
     │   └── ChecksumError        a file arrived with the wrong bytes
+    ├── ToolServerError          a server of tools (MCP) cannot be started, or does not speak the protocol
     ├── EngineError              the engine thread failed; the cause is attached
     │   └── EngineClosed         the engine was used after it was closed
     ├── HostsError               a host cannot take part: out of reach, another version, no or another model
@@ -43,6 +44,7 @@ __all__ = [
     "SandboxError",
     "StoreError",
     "TokenizerError",
+    "ToolServerError",
     "UsageError",
     "WeightsError",
 ]
@@ -113,6 +115,10 @@ class DownloadError(GptOssError):
 
 class ChecksumError(DownloadError):
     """A file's bytes are not those that the hub announced."""
+
+
+class ToolServerError(GptOssError):
+    """A server of tools (MCP) cannot be started, or does not speak the protocol."""
 
 
 class EngineError(GptOssError):

@@ -17,9 +17,15 @@ from typing import Annotated, Any, Literal, Union
 from gptoss_mlx.errors import UsageError
 
 _PLAIN_KEYS = {"type", "description"}
-_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SCHEMA_KEYS = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords of a schema that hold schemas by name."""
+SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+"""Those that hold a list of schemas."""
+SCHEMA_KEYS = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+"""Those that hold one."""
+
+MOST_PARTS = 20_000
+"""Parts of a schema whose references are put in place, at most: a few of them, each with two more, make millions."""
 
 
 def type_schema(hint: Any, what: str) -> dict[str, Any]:
@@ -71,40 +77,60 @@ def _for_pydantic(hint: Any) -> Any:
     return origin[tuple(known)]
 
 
-def plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The same schema without references (but recursive ones), without titles, its unions in harmony's form."""
+def plain_schema(schema: Mapping[str, Any], *, closed: bool = True) -> dict[str, Any]:
+    """The same schema without references (but recursive ones), without titles, its unions in harmony's form.
+
+    closed: an object takes what it names and nothing else, where it says nothing of that. Raises UsageError for a
+    schema that grows beyond `MOST_PARTS` parts.
+    """
     definitions = dict(schema.get("$defs", {}))
-    plain: dict[str, Any] = _plain({key: value for key, value in schema.items() if key != "$defs"}, definitions, ())
+    plainer = _Plainer(definitions, closed)
+    plain: dict[str, Any] = plainer.plain({key: value for key, value in schema.items() if key != "$defs"}, ())
     if "#/$defs/" in json.dumps(plain):
-        plain["$defs"] = {name: _plain(each, definitions, (name,)) for name, each in definitions.items()}
+        plain["$defs"] = {name: plainer.plain(each, (name,)) for name, each in definitions.items()}
     return plain
 
 
-def _plain(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...]) -> Any:
-    if not isinstance(schema, Mapping):
-        return schema
-    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
-    if name in definitions and name not in inside:
-        beside = {key: value for key, value in schema.items() if key != "$ref"}
-        return _plain({**definitions[name], **beside}, definitions, (*inside, name))
-    plain: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "title":
-            continue
-        if key in _SCHEMA_MAPS and isinstance(value, Mapping):
-            plain[key] = {each: _plain(part, definitions, inside) for each, part in value.items()}
-        elif key in _SCHEMA_LISTS and isinstance(value, list):
-            plain[key] = [_plain(part, definitions, inside) for part in value]
-        elif key in _SCHEMA_KEYS:
-            plain[key] = _plain(value, definitions, inside)
-        else:
-            plain[key] = value
-    if isinstance(plain.get("const"), str) and plain.get("type") == "string":
-        plain["enum"] = [plain.pop("const")]
-    if plain.get("type") == "object" and "properties" in plain:
-        # What the type does not name is of no use to it.
-        plain.setdefault("additionalProperties", False)
-    return _plain_union(plain)
+class _Plainer:
+    """Makes the parts of one schema plain."""
+
+    def __init__(self, definitions: Mapping[str, Any], closed: bool) -> None:
+        self._definitions = definitions
+        self._closed = closed
+        self._parts = 0
+
+    def plain(self, schema: Any, inside: tuple[str, ...]) -> Any:
+        """`schema`, which stands in the definitions named by `inside`."""
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise UsageError(f"a schema has more than {MOST_PARTS} parts; expected a smaller one")
+        if not isinstance(schema, Mapping):
+            return schema
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/$defs/"):
+            name = reference.removeprefix("#/$defs/")
+            definition = self._definitions.get(name)
+            if isinstance(definition, Mapping) and name not in inside:
+                beside = {key: value for key, value in schema.items() if key != "$ref"}
+                return self.plain({**definition, **beside}, (*inside, name))
+        plain: dict[str, Any] = {}
+        for key, value in schema.items():
+            if key == "title":
+                continue
+            if key in SCHEMA_MAPS and isinstance(value, Mapping):
+                plain[key] = {each: self.plain(part, inside) for each, part in value.items()}
+            elif key in SCHEMA_LISTS and isinstance(value, list):
+                plain[key] = [self.plain(part, inside) for part in value]
+            elif key in SCHEMA_KEYS:
+                plain[key] = self.plain(value, inside)
+            else:
+                plain[key] = value
+        if isinstance(plain.get("const"), str) and plain.get("type") == "string":
+            plain["enum"] = [plain.pop("const")]
+        if self._closed and plain.get("type") == "object" and "properties" in plain:
+            # What the type does not name is of no use to it.
+            plain.setdefault("additionalProperties", False)
+        return _plain_union(plain)
 
 
 def _plain_union(schema: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,11 @@ def kv_folder() -> Path:
     return home_folder() / "kv"
 
 
+def mcp_folder() -> Path:
+    """What servers of tools (MCP) say on standard error, a file each; not made by this call."""
+    return home_folder() / "mcp"
+
+
 def history_file() -> Path:
     """What was typed at the prompt of the line mode, one entry a line."""
     return home_folder() / "history"

@@ -24,10 +24,9 @@ from gptoss_mlx.app.toolbox import all_of
 
 if TYPE_CHECKING:
     from gptoss_mlx.app.tool_servers import ToolServers
-    from gptoss_mlx.tools.mcp import McpServer
-
     from gptoss_mlx.app.toolbox import Source, Toolbox
     from gptoss_mlx.tools import Policy, Tool
+    from gptoss_mlx.tools.mcp import McpServer
 
 _KEYS: Final = "Enter on or off in this conversation  p ask, always or never"
 

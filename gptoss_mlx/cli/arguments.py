@@ -13,6 +13,7 @@ examples:
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
   gptoss ask "12 times 34?" --tool calc.py:multiply    let it call a function of yours
   gptoss ask "When do I fly?" --browse ~/notes         let it search and read a folder
+  gptoss ask "What is in it?" --mcp "npx -y @modelcontextprotocol/server-filesystem ."    tools of an MCP server
   gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint
   gptoss info ./gpt-oss-20b              what is in a model's folder
   gptoss chat 120b --hosts mac1,mac2     share a model among machines
@@ -435,5 +436,12 @@ def _add_turn_options(parser: argparse.ArgumentParser) -> None:
         "--python-unsandboxed",
         action="store_true",
         help="the same without a sandbox: the code can read and change all that you can",
+    )
+    tools.add_argument(
+        "--mcp",
+        action="append",
+        metavar="COMMAND",
+        help="a server of tools that speaks MCP: the command that starts it, its URL, or its name in the app's "
+        'settings; may be repeated (needs pip install "gptoss-mlx[mcp]")',
     )
     tools.add_argument("-y", "--yes", action="store_true", help="run tools without asking each time")

@@ -1,11 +1,13 @@
 """`gptoss ask`: one question, one answer, at home in a pipe."""
 
 import argparse
+import contextlib
 import io
 import json
 import re
 import sys
 
+from gptoss_mlx.cli.servers import open_servers
 from gptoss_mlx.cli.terminal import TurnPrinter, load_with_progress, turn_options
 from gptoss_mlx.cli.tools import tool_options
 from gptoss_mlx.errors import UsageError
@@ -21,8 +23,12 @@ _CODE_BLOCK = re.compile(
 def run(arguments: argparse.Namespace) -> int:
     """Answers; gives the exit code."""
     question = read_question(arguments.prompt)
-    options: OptionArguments = {**turn_options(arguments), **tool_options(arguments)}
-    with load_with_progress(arguments.model, options, arguments) as model:
+    with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(open_servers(arguments))
+        options: OptionArguments = {**turn_options(arguments), **tool_options(arguments, servers.all)}
+        model = stack.enter_context(load_with_progress(arguments.model, options, arguments))
+        # A script must not get an answer that was given without its tools.
+        servers.wait(needed=True)
         messages = [Message.user(question)]
         if arguments.system is not None:
             messages.insert(0, Message.developer(arguments.system))
@@ -36,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             stream.cancel()
             return 130
+        finally:
+            servers.tell()
 
 
 def read_question(words: list[str]) -> str:

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gptoss_mlx.errors import UsageError
@@ -11,6 +11,7 @@ from gptoss_mlx.errors import UsageError
 if TYPE_CHECKING:
     from gptoss_mlx.app.app import GptossApp
     from gptoss_mlx.app.toolbox import Toolbox
+    from gptoss_mlx.tools.mcp import ServerSpec
 
 _SETTINGS: Final = ("effort", "temperature", "top_p", "max_tokens", "max_reasoning_tokens")
 """Options that a conversation of the app has as its own settings, under the same names; `--system` is another."""
@@ -53,6 +54,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
     with_python = arguments.python or arguments.python_unsandboxed
     # Before anything is opened: what is wrong with the command line is told at the terminal.
     toolbox = _toolbox(arguments)
+    servers = _servers(arguments)
     forms = _forms(arguments)
     store = Store()
     resume: int | None = None
@@ -77,6 +79,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
         defaults={**_given(arguments, _DEFAULTS), **forms},
         date=arguments.date,
         toolbox=toolbox,
+        servers=servers,
     )
 
 
@@ -101,6 +104,15 @@ def _toolbox(arguments: argparse.Namespace) -> "Toolbox":
             raise UsageError("--python and a --tool are both called 'python'; expected each name once")
         toolbox.check_python()
     return toolbox
+
+
+def _servers(arguments: argparse.Namespace) -> "Sequence[ServerSpec]":
+    """The servers of `--mcp`, which the app starts. Raises UsageError for one that cannot be."""
+    if not arguments.mcp:
+        return ()
+    from gptoss_mlx.cli.servers import read_words
+
+    return read_words(arguments.mcp)
 
 
 def _forms(arguments: argparse.Namespace) -> Mapping[str, Any]:

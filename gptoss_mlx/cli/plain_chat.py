@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gptoss_mlx.api import GptOss
 from gptoss_mlx.chat import Chat, ExportFormat
+from gptoss_mlx.cli.servers import Servers, open_servers
 from gptoss_mlx.cli.terminal import Style, TurnPrinter, load_with_progress, shown_bytes, shown_count, turn_options
 from gptoss_mlx.cli.tools import tool_options
 from gptoss_mlx.errors import GptOssError, UsageError
@@ -50,11 +51,13 @@ A line that ends in \\ goes on in the next. Ctrl-C stops an answer; what came is
 
 def run(arguments: argparse.Namespace) -> int:
     """Holds the conversation; gives the exit code."""
-    options: OptionArguments = {**turn_options(arguments), **tool_options(arguments)}
     with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(open_servers(arguments))
+        options: OptionArguments = {**turn_options(arguments), **tool_options(arguments, servers.all)}
         last = stack.enter_context(contextlib.closing(_last_conversation())) if arguments.go_on else None
         name = arguments.model or (last and last.model) or POCKET
         model = stack.enter_context(load_with_progress(name, options, arguments))
+        servers.wait(needed=False)
         if arguments.resume is not None:
             chat = Chat.load(model, arguments.resume)
             chat.defaults = {**chat.defaults, **options}
@@ -70,7 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
         if last is not None:
             record = partial(last.record, chat, model.name)
         session = PlainChat(
-            model, chat, show_reasoning=not arguments.hide_reasoning, kv_bits=arguments.kv_bits, record=record
+            model,
+            chat,
+            show_reasoning=not arguments.hide_reasoning,
+            kv_bits=arguments.kv_bits,
+            record=record,
+            servers=servers,
         )
         if not sys.stdin.isatty():
             return session.answer_lines(sys.stdin)
@@ -99,12 +107,15 @@ class PlainChat:
         show_reasoning: bool,
         kv_bits: int | None = None,
         record: Callable[[Stream | None], None] | None = None,
+        servers: Servers | None = None,
     ) -> None:
-        """`record` is told, after everything that may have changed the chat, the stream of the last answer."""
+        """`record` is told, after everything that may have changed the chat, the stream of the last answer; what
+        happens to `servers` is told after each answer."""
         self._model = model
         self._chat = chat
         self._kv_bits = kv_bits
         self._record = record
+        self._servers = Servers() if servers is None else servers
         self._show_reasoning = show_reasoning
         self._style = Style(sys.stdout)
         self._last: Stream | None = None
@@ -205,6 +216,7 @@ class PlainChat:
                 printer.show(event)
         finally:
             printer.close()
+            self._servers.tell()
 
     def _answer_aloud(self, question: str) -> None:
         """The question as at a prompt, then the answer: the transcript of a pipe reads like a conversation."""

@@ -1,11 +1,12 @@
-"""Tools on the command line: functions by `module:function`, the browser, and the question before one runs."""
+"""Tools on the command line: functions by `module:function`, the browser, Python, and the question before one runs.
+Servers of tools: `servers`."""
 
 import argparse
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
@@ -15,7 +16,7 @@ from gptoss_mlx.errors import UsageError
 from gptoss_mlx.events import ToolCall
 from gptoss_mlx.options import OptionArguments, ToolLike
 from gptoss_mlx.python_sandbox.tool import make_python_tool
-from gptoss_mlx.tools import Tool, Verdict, make_tool
+from gptoss_mlx.tools import Tool, ToolSource, Verdict, make_tool
 
 if TYPE_CHECKING:
     from gptoss_mlx.tools.browser import Browser
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 QUESTION = "run it? [y]es, [a]lways this tool, [n]o, or why not: "
 
 
-def tool_options(arguments: argparse.Namespace) -> OptionArguments:
-    """The API's options for `--tool`, `--browse`, `--python` and `--yes`: nothing where no tool is given.
+def tool_options(arguments: argparse.Namespace, servers: Sequence[ToolSource] = ()) -> OptionArguments:
+    """The API's options for `--tool`, `--browse`, `--python`, `--yes` and the `servers` of `--mcp`: nothing where no
+    tool is given.
 
     Raises UsageError for a tool that cannot be loaded, and where nobody can be asked; SandboxError.
     """
-    tools: list[ToolLike] = [load_tool(word) for word in arguments.tool or ()]
+    tools: list[ToolLike] = [*(load_tool(word) for word in arguments.tool or ()), *servers]
     if arguments.python or arguments.python_unsandboxed:
         # Before the model is loaded: where there is no sandbox, that is told at once.
         tools.append(make_python_tool(unsandboxed=arguments.python_unsandboxed))
