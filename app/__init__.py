@@ -24,6 +24,7 @@ How it is put together:
     answering.py      one answer under way: events of the stream to its widget and to the store
     toolbox.py        the tools that hold while the app runs, and their policies
     tool_servers.py   servers of tools (MCP), begun beside the app; server_settings.py: as the settings have them
+    tool_sessions.py  what tools keep of conversations between their calls (Python's interpreters)
     typed.py          when somebody typed last
     approval.py       whether a call may run: the policy's word, or a question that waits for the person
     screens/          one screen a file: chat, conversations, models, settings, tools, help

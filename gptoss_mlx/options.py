@@ -18,7 +18,8 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 ToolLike: TypeAlias = Callable[..., Any] | ToolDescription | Mapping[str, Any] | ToolSource
 """A tool that the model may call. A function (with type hints and a docstring) or a `Tool` runs by itself, and so does
-what a `ToolSource` (a `Browser`, an `McpServer`) has when the turn begins. A
+what a `ToolSource` (a `Browser`, an `McpServer`) has when the turn begins; `make_python_tool()` is the one in which the
+model runs Python. A
 ToolDescription, or a dict in OpenAI's form `{"type": "function", "function": {"name": ..., "description": ...,
 "parameters": JSON schema}}` (or the inner dict alone), is only offered: the caller gives the result."""
 

@@ -169,6 +169,10 @@ class _Bare:
         from gptoss_mlx.python_sandbox.processes import descendants
 
         inside = descendants(os.getpid())
+        for number, usage in inside.items():
+            if usage.ended and usage.parent == os.getpid() and number != self.worker:
+                # An orphan of the worker's.
+                os.waitpid(number, os.WNOHANG)
         return [number for number, usage in inside.items() if number != self.worker and not usage.ended]
 
     def destroy(self) -> None:

@@ -35,7 +35,7 @@ _SHOWN: Final = (
 
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/dtracehelper")
 
-_SYSCTLS: Final = ("hw.", "machdep.cpu.", "vm.", "security.mac.lockdown_mode_state")
+_SYSCTLS: Final = ("hw.", "machdep.", "vm.", "security.mac.lockdown_mode_state", "sysctl.proc_cputype")
 """Beginnings of names: facts about the machine."""
 
 _KERNEL_SYSCTLS: Final = (
@@ -67,6 +67,8 @@ def make_profile(*, executable: str, readable: Sequence[str], scratch: str, home
         "(allow file-read*)",
         _rule("deny", "file-read*", (_subpath(path) for path in (*_HIDDEN, home))),
         _rule("allow", "file-read*", (_subpath(path) for path in (*_SHOWN, *readable))),
+        "; what can be read can be run in this process",
+        "(allow file-map-executable)",
         "; whoever resolves a path looks at the folders on the way, not at what is in them",
         _rule("allow", "file-read-metadata", (_literal(path) for path in _ways([*readable, scratch, *_SHOWN]))),
         "; the scratch",

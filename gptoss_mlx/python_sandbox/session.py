@@ -4,11 +4,12 @@ import contextlib
 import os
 import select
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
@@ -17,6 +18,7 @@ from gptoss_mlx.errors import SandboxError
 from gptoss_mlx.python_sandbox.frames import FrameReader, pack_frame
 from gptoss_mlx.python_sandbox.interpreter import find_interpreter
 from gptoss_mlx.python_sandbox.limits import PythonLimits
+from gptoss_mlx.python_sandbox.linux_root import SCRATCH_FOLDERS
 from gptoss_mlx.python_sandbox.tool import read_code
 from gptoss_mlx.tools import current_call
 
@@ -32,9 +34,13 @@ ANSWER_SECONDS: Final = 15.0
 OPEN_SECONDS: Final = 40.0
 """How long it may take to begin."""
 
+DATA_FOLDER: Final = SCRATCH_FOLDERS[0]
+"""Where the model was told, when it was trained, that files are kept: there in a Linux sandbox only."""
+
 SILENT: Final = "[The cell printed nothing and its last line has no value.]"
 ANEW: Final = "[The interpreter is a new one: names, imports and files of earlier cells are gone.]"
 LOST: Final = "The interpreter had to be ended: names, imports and files are gone."
+NO_DATA_FOLDER: Final = f"[There is no {DATA_FOLDER} on this machine. Files can be saved in the current folder.]"
 """What the model reads beside a cell's output."""
 
 
@@ -44,9 +50,11 @@ class PythonSession:
     def __init__(self, limits: PythonLimits, *, unsandboxed: bool = False) -> None:
         self._limits = limits
         self._unsandboxed = unsandboxed
+        self._has_data_folder = sys.platform == "linux" and not unsandboxed
         self._lock = threading.Lock()
         self._keeper: _Keeper | None = None
-        self._closed = False
+        self._closes = 0
+        """How often it was closed."""
         self._known: set[str] = set()
         """Cells that the living interpreter has run, or of which the model was told that they are gone."""
 
@@ -58,6 +66,7 @@ class PythonSession:
         """
         with self._lock:
             code: str = arguments["code"]
+            closes = self._closes
             if self._keeper is None:
                 self._known.clear()
                 self._keeper = open_keeper(self._limits, unsandboxed=self._unsandboxed)
@@ -65,18 +74,25 @@ class PythonSession:
             gone = any(cell not in self._known for cell in before)
             self._known.update((*before, code))
             keeper = self._keeper
-            if (call := current_call()) is not None:
+            if self._closes != closes:
+                # Closed while the interpreter began.
+                self._end()
+                return f"[{LOST}]"
+            call = current_call()
+            if call is not None:
                 call.on_cancel(keeper.stop)
-            answer = keeper.run(code, self._limits.seconds)
+            answer = keeper.run(code, self._limits.seconds, lambda: call is not None and call.cancelled)
             if not answer["alive"]:
                 keeper.close()
                 self._keeper = None
-            elif self._closed:
-                self._end()
-            return "\n".join([*([ANEW] if gone else []), describe(answer, self._limits)])
+            said = describe(answer, self._limits)
+            if not self._has_data_folder and f"No such file or directory: '{DATA_FOLDER}" in said:
+                said += f"\n{NO_DATA_FOLDER}"
+            return f"{ANEW}\n{said}" if gone else said
 
     def close(self) -> None:
         """Ends the interpreter, a cell that runs too. The next cell begins a new one."""
+        self._closes += 1
         keeper = self._keeper
         if keeper is not None:
             keeper.close()
@@ -133,10 +149,13 @@ class _Keeper:
         with contextlib.suppress(OSError, ValueError):
             self.say({"do": "stop"})
 
-    def run(self, code: str, seconds: float) -> dict[str, Any]:
+    def run(self, code: str, seconds: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
         """How the cell ended."""
         try:
             self.say({"do": "run", "code": code})
+            if cancelled():
+                # It was told to stop before there was anything to stop.
+                self.stop()
             return self.answer(seconds + ANSWER_SECONDS)
         except (OSError, ValueError):
             return {"ending": "ended", "output": "", "alive": False, "status": None, "leftovers": 0}

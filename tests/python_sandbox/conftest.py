@@ -1,6 +1,7 @@
 """Interpreters for the tests. Where no sandbox can be made, it is the refusal that is tested."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,8 +10,8 @@ from gptoss_mlx.errors import SandboxError
 from gptoss_mlx.python_sandbox.limits import PythonLimits
 from gptoss_mlx.python_sandbox.session import PythonSession, check_sandbox
 
-Cells = Callable[[str], str]
-"""Runs a cell and gives its result, as the model reads it."""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="how Linux does it")
+mac = pytest.mark.skipif(sys.platform != "darwin", reason="how macOS does it")
 
 MIB = 1 << 20
 SMALL = PythonLimits(seconds=20, memory_bytes=512 * MIB, scratch_bytes=16 * MIB, file_bytes=8 * MIB)

@@ -8,8 +8,8 @@ import pytest
 
 from gptoss_mlx.errors import UsageError
 from gptoss_mlx.python_sandbox.limits import PythonLimits
-from gptoss_mlx.python_sandbox.session import ANEW, LOST, SILENT, PythonSession
-from tests.python_sandbox.conftest import MIB, SMALL, Notebook, need_sandbox
+from gptoss_mlx.python_sandbox.session import ANEW, LOST, NO_DATA_FOLDER, SILENT, PythonSession
+from tests.python_sandbox.conftest import MIB, SMALL, Notebook, linux, mac, need_sandbox
 
 
 def test_output_and_the_last_value_are_given_in_order(shared: Notebook):
@@ -22,7 +22,16 @@ def test_output_and_the_last_value_are_given_in_order(shared: Notebook):
 
 def test_names_imports_and_files_stay(shared: Notebook):
     shared("import math\ndef double(x): return 2 * x\nopen('notes.txt', 'w').write('kept')")
-    assert shared("double(math.floor(2.5)), open('/mnt/data/notes.txt').read()") == "(4, 'kept')"
+    assert shared("double(math.floor(2.5)), open('notes.txt').read()") == "(4, 'kept')"
+
+
+def test_where_there_is_no_data_folder_the_model_is_told_where_files_go():
+    session = PythonSession(SMALL, unsandboxed=True)
+    try:
+        said = session({"code": "open('/mnt/data/none/x', 'w')"}, ())
+        assert said.endswith(f"No such file or directory: '/mnt/data/none/x'\n{NO_DATA_FOLDER}")
+    finally:
+        session.close()
 
 
 def test_what_is_raised_is_a_traceback_of_the_cell_alone(shared: Notebook):
@@ -53,6 +62,7 @@ def test_a_cell_that_tampers_with_its_streams_disturbs_no_other(shared: Notebook
     assert shared("print('there')") == "there"
 
 
+@linux
 def test_a_copy_of_the_interpreter_does_not_go_on_behind_the_cell(shared: Notebook):
     assert shared("import os\nif os.fork() == 0:\n    print('child', flush=True)\nelse:\n    os.wait()") == "child"
     assert shared("'alone'") == "'alone'"
@@ -122,6 +132,7 @@ def test_an_end_of_the_interpreter_is_told_and_the_next_cell_has_a_new_one(begin
     assert said == f"[The cell ended the interpreter's process (signal 11). {LOST}]"
 
 
+@pytest.mark.slow
 def test_a_session_that_was_closed_begins_anew(begin: Callable[..., Notebook]):
     cells = begin()
     cells("kept = 1")
@@ -131,6 +142,7 @@ def test_a_session_that_was_closed_begins_anew(begin: Callable[..., Notebook]):
     assert cells("'kept' in globals()") == f"{ANEW}\nFalse"
 
 
+@pytest.mark.slow
 def test_closing_ends_a_cell_that_runs(begin: Callable[..., Notebook]):
     cells = begin()
     threading.Timer(1.0, cells.session.close).start()
@@ -156,6 +168,7 @@ def test_a_limit_has_to_be_above_nothing(wrong: dict[str, int]):
         PythonLimits(**wrong)  # type: ignore[arg-type]
 
 
+@linux
 @pytest.mark.slow
 def test_cpu_time_of_all_processes_is_limited(begin: Callable[..., Notebook]):
     cells = begin(PythonLimits(cpu_seconds=1, seconds=60))
@@ -166,6 +179,16 @@ def test_cpu_time_of_all_processes_is_limited(begin: Callable[..., Notebook]):
     assert cells("kept") == "1"
 
 
+@mac
+@pytest.mark.slow
+def test_memory_that_is_used_is_limited(begin: Callable[..., Notebook]):
+    cells = begin(PythonLimits(memory_bytes=256 * MIB, seconds=60))
+    said = cells("import os, time\nb = bytearray(os.urandom(1 << 20)) * 2000\ntime.sleep(5)")
+    assert said == f"[The cell was stopped: it took more than 256 MiB of memory. {LOST}]"
+    assert cells("1") == f"{ANEW}\n1"
+
+
+@linux
 @pytest.mark.slow
 def test_memory_is_limited_in_one_process_and_in_all_together(begin: Callable[..., Notebook]):
     cells = begin(PythonLimits(memory_bytes=256 * MIB, seconds=60))
@@ -183,6 +206,7 @@ time.sleep(60)""")
     assert cells("1") == f"{ANEW}\n1"
 
 
+@linux
 @pytest.mark.slow
 def test_pages_that_processes_share_count_once(begin: Callable[..., Notebook]):
     cells = begin(PythonLimits(memory_bytes=256 * MIB, seconds=60))

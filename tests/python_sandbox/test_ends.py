@@ -13,7 +13,7 @@ import pytest
 
 from gptoss_mlx.python_sandbox.limits import PythonLimits
 from gptoss_mlx.python_sandbox.session import PythonSession
-from tests.python_sandbox.conftest import need_sandbox
+from tests.python_sandbox.conftest import linux, need_sandbox
 
 MARK = "gptoss-test-of-ends-"
 
@@ -66,7 +66,7 @@ def until(condition: Callable[[], bool], seconds: float = 8.0) -> bool:
     return condition()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@linux
 @pytest.mark.slow
 @pytest.mark.parametrize("unsandboxed", [False, True])
 @pytest.mark.parametrize("end", ENDS)
@@ -97,7 +97,7 @@ def test_nothing_is_left_of_a_program_that_ends(end: str, unsandboxed: bool):
     caller.stdout.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@linux
 def test_nothing_is_left_when_the_supervisor_is_killed():
     need_sandbox()
     session = PythonSession(PythonLimits())
@@ -112,7 +112,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed():
     session.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@linux
 def test_a_session_that_nobody_holds_ends():
     need_sandbox()
     session = PythonSession(PythonLimits())

@@ -19,10 +19,12 @@ from gptoss_mlx.python_sandbox.seatbelt import make_profile, quoted
 from gptoss_mlx.python_sandbox.seccomp import make_filter
 from gptoss_mlx.python_sandbox.session import ANEW, LOST, PythonSession
 from gptoss_mlx.python_sandbox.tool import make_python_tool
+from tests.python_sandbox.conftest import linux, need_sandbox
 
 # A sandbox that cannot be made
 
 
+@linux
 def test_where_there_is_no_sandbox_one_sentence_says_so_and_nothing_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -54,11 +56,9 @@ def test_where_there_is_no_sandbox_one_sentence_says_so_and_nothing_runs(
     assert make_python_tool(unsandboxed=True).name == "python"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a Linux without user namespaces")
+@linux
 def test_a_machine_that_forbids_namespaces_is_found_out_by_trying():
     # Within a sandbox there can be no other: the filter refuses it, as that of a container does.
-    from tests.python_sandbox.conftest import need_sandbox
-
     need_sandbox()
     session = PythonSession(PythonLimits())
     root = Path(sessions.__file__).parent.parent.parent
