@@ -5,6 +5,7 @@ way too. The browser is one of them where folders, or the web, were given to it;
 Knows no Textual.
 """
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -81,6 +82,7 @@ class Toolbox:
         self._browsing = browsing
         self._browser: tuple[Browsing, Source] | None = None
         """What it was made for, and the browser."""
+        self._making = threading.Lock()
         self._run_all = run_all
         self._chosen: dict[str, Policy] = {}
         """By name: what was chosen since the app began."""
@@ -96,9 +98,11 @@ class Toolbox:
         browsing = self._browsing or self.preferred_browsing()
         if not browsing or any(source.name == BROWSER for source in self._given):
             return self._given
-        if self._browser is None or self._browser[0] != browsing or self._browser[1].problem:
-            self._browser = browsing, self._make_browser(browsing)
-        return (*self._given, self._browser[1])
+        # Asked for on several threads; what it has read belongs to one browser.
+        with self._making:
+            if self._browser is None or self._browser[0] != browsing or self._browser[1].problem:
+                self._browser = browsing, self._make_browser(browsing)
+            return (*self._given, self._browser[1])
 
     def _make_browser(self, browsing: Browsing) -> Source:
         from gptoss_mlx.tools.browser import make_browser
