@@ -478,6 +478,26 @@ def test_a_page_of_the_web_that_is_not_at_hand_is_fetched_again_only_after_askin
     assert web.fetched == ["https://site.example/"]
 
 
+def test_links_of_a_page_of_the_web_that_is_not_at_hand_lead_nowhere(pocket_tokenizer: Tokenizer):
+    web = FakeWeb()
+    chat = scripted_chat(
+        pocket_tokenizer,
+        call("open", '{"id": "https://site.example/"}'),
+        final("1"),
+        call("open", '{"id": 0}'),
+        final("2"),
+        tools=[Browser(web, policy="always")],
+    )
+    chat.send("one")
+    questions: list[ToolCall] = []
+    reply = chat.send("two", tools=[Browser(web)], approve=lambda each: questions.append(each) is None)
+    assert results(reply) == [
+        "Error: The page is not at hand any more; open it by its address first: `https://site.example/`."
+    ]
+    # Neither asking nor saying what it is about reached the network.
+    assert (questions, web.fetched) == ([], ["https://site.example/"])
+
+
 def test_a_browser_of_the_web_needs_somebody_to_ask(pocket_tokenizer: Tokenizer, notes: Path):
     with pytest.raises(UsageError, match=r"the tool 'browser.search' asks before it runs, and there is nobody to ask"):
         scripted_chat(pocket_tokenizer, tools=[Browser(notes, UrlBackend())])
