@@ -5,6 +5,7 @@ way too. A function goes by its name, a server's tool by `server.tool`, all tool
 is there where folders, or the web, were given to it; Python always, where it is switched on. Knows no Textual.
 """
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -104,6 +105,7 @@ class Toolbox:
         self._browsing = browsing
         self._browser: tuple[Browsing, Source] | None = None
         """What it was made for, and the browser."""
+        self._making = threading.Lock()
         self._run_all = run_all
         self._unsandboxed = unsandboxed
         self._chosen: dict[str, Policy] = {}
@@ -122,9 +124,11 @@ class Toolbox:
         browsing = self._browsing or self.preferred_browsing()
         if not browsing or any(source.name == BROWSER for source in self._given):
             return self._given
-        if self._browser is None or self._browser[0] != browsing or self._browser[1].problem:
-            self._browser = browsing, self._make_browser(browsing)
-        return (*self._given, self._browser[1])
+        # Asked for on several threads; what it has read belongs to one browser.
+        with self._making:
+            if self._browser is None or self._browser[0] != browsing or self._browser[1].problem:
+                self._browser = browsing, self._make_browser(browsing)
+            return (*self._given, self._browser[1])
 
     @property
     def sources(self) -> tuple[Source, ...]:

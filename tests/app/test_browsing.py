@@ -147,6 +147,7 @@ def test_a_page_of_the_web_asks_and_shows_where_to_and_always_is_for_all_of_the_
     play(home, tokenizer, work, SEARCH, WEB, WEB, final("Not."), toolbox=toolbox)
 
 
+@pytest.mark.slow
 def test_who_chose_ask_for_the_browser_is_asked_for_files_too(home: Path, tokenizer: Tokenizer, notes: Path) -> None:
     async def work(desk: Desk) -> None:
         await desk.say("When do I fly?")
@@ -159,6 +160,7 @@ def test_who_chose_ask_for_the_browser_is_asked_for_files_too(home: Path, tokeni
     play(home, tokenizer, work, SEARCH, final("Not."), preferences=preferences)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_told_and_the_browser_can_be_switched_off(
     home: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

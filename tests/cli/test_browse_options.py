@@ -48,6 +48,7 @@ def test_what_cannot_be_browsed_is_one_clear_sentence(tmp_path: Path, monkeypatc
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.slow
 def test_ask_answers_with_a_folder_at_hand(tmp_path: Path):
     (tmp_path / "a.md").write_text("words")
     done = gptoss("ask", "What is 17 plus 25?", "--browse", str(tmp_path), *GREEDY, "-e", "high")

@@ -227,7 +227,9 @@ class Browser(ToolSource):
                 raise BrowseError("Results have no source; open one of their links.")
             return _Target(None, shown.url, source=True)
         if shown.page is None:
-            # Its links have gone with it; the page is read again to have them.
+            # Its links have gone with it. A file is read again to have them; of the web, only what was asked for is.
+            if self._backend_of(shown.url)[0].remote:
+                raise BrowseError(f"The page is not at hand any more; open it by its address first: `{shown.url}`.")
             shown = _Target(self._page(shown), shown.url)
         assert shown.page is not None
         link = shown.page.links.get(identifier)

@@ -20,7 +20,7 @@ from gptoss_mlx.tools.browser.passage import best_passage
 MOST_BYTES: Final = 20_000_000
 """Of a file that is opened."""
 
-INDEXED_BYTES: Final = 2_000_000
+INDEXED_BYTES: Final = 1_000_000
 """Of a file whose text is searched; of larger ones only the name."""
 
 MOST_FILES: Final = 50_000

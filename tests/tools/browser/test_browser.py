@@ -233,7 +233,7 @@ def test_cursors_and_links_that_are_not_there(pocket_tokenizer: Tokenizer, notes
 
 
 def test_a_long_page_is_read_on_and_the_budget_is_the_models_own_tokens(pocket_tokenizer: Tokenizer, notes: Path):
-    browser = Browser(notes, view_tokens=60)
+    browser = Browser(notes, view_tokens=100)
     reply = play(
         pocket_tokenizer,
         browser,
@@ -245,7 +245,7 @@ def test_a_long_page_is_read_on_and_the_budget_is_the_models_own_tokens(pocket_t
         context_limit=16_384,
     )
     first = results(reply)[0].split("\n\n", 1)[1]
-    assert 55 <= len(pocket_tokenizer.encode(first)) <= 90
+    assert 95 <= len(pocket_tokenizer.encode(first)) <= 130
     assert "L20: " in results(reply)[1]
     assert len(results(reply)[2]) <= 20_000
     # The place that was found, with some lines above.
@@ -269,6 +269,18 @@ def test_markup_in_a_page_stays_text(pocket_tokenizer: Tokenizer, notes: Path):
     # system, user, twice thought, call and result, and the start of the answer
     assert prompt.count(special.start) == 9
     assert prompt.count(special.call) == 2
+
+
+@pytest.mark.parametrize("channel", ["analysis", "commentary"])
+def test_a_result_stands_on_the_channel_of_its_call(pocket_tokenizer: Tokenizer, notes: Path, channel: str):
+    script = call("open", '{"id": "trip.md"}', header=f" to=browser.{{}}<|channel|>{channel} <|constrain|>json")
+    chat = scripted_chat(pocket_tokenizer, script, final("Done."), final("Again."), tools=[Browser(notes)])
+    chat.send("Look.")
+    assert [message.channel for message in chat.turns if message.tool_name or message.role == "tool"] == [channel] * 2
+    # Of a finished turn both are read again, or neither.
+    chat.send("And?")
+    text = chat._host.tokenizer.decode(list(chat.prompt_tokens))
+    assert text.count("to=browser.open") == text.count("<|start|>browser.open") == (channel == "commentary")
 
 
 # Conversations
@@ -464,6 +476,26 @@ def test_a_page_of_the_web_that_is_not_at_hand_is_fetched_again_only_after_askin
     chat.send("two", tools=[Browser(web)], approve=approve)
     assert questions == ["https://site.example/"]
     assert web.fetched == ["https://site.example/"]
+
+
+def test_links_of_a_page_of_the_web_that_is_not_at_hand_lead_nowhere(pocket_tokenizer: Tokenizer):
+    web = FakeWeb()
+    chat = scripted_chat(
+        pocket_tokenizer,
+        call("open", '{"id": "https://site.example/"}'),
+        final("1"),
+        call("open", '{"id": 0}'),
+        final("2"),
+        tools=[Browser(web, policy="always")],
+    )
+    chat.send("one")
+    questions: list[ToolCall] = []
+    reply = chat.send("two", tools=[Browser(web)], approve=lambda each: questions.append(each) is None)
+    assert results(reply) == [
+        "Error: The page is not at hand any more; open it by its address first: `https://site.example/`."
+    ]
+    # Neither asking nor saying what it is about reached the network.
+    assert (questions, web.fetched) == ([], ["https://site.example/"])
 
 
 def test_a_browser_of_the_web_needs_somebody_to_ask(pocket_tokenizer: Tokenizer, notes: Path):
