@@ -40,7 +40,7 @@ def scripts(pocket_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> lis
 
     def load(name: str, context: int | None, defaults: Any, *, force: bool = False) -> Any:
         loading = ScriptedLoad(pocket_tokenizer, *said)
-        model = loading(name, context=context, progress=lambda *_: None, checking=lambda *_: None)
+        model: Any = loading(name, context=context, progress=lambda *_: None, checking=lambda *_: None)
         model.defaults = {**model.defaults, **defaults, "temperature": 0.0}
         return model
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mcp import Client
     from mcp.client import IncomingMessage
 
+    from gptoss_mlx.tools.mcp.transport import Sieve
+
 T = TypeVar("T")
 
 LinkState: TypeAlias = Literal["starting", "ready", "failed", "lost", "closed"]
@@ -31,6 +33,9 @@ MOST_PAGES: Final = 100
 
 RELIST_SECONDS: Final = 0.2
 """Between two times that the list is read again, however often the server says that it changed."""
+
+SESSION_GONE: Final = "Session terminated"
+"""What the library says where a server that listens has forgotten us: after it was started anew, for example."""
 
 END_SECONDS: Final = 8.0
 """How long the end of a server is waited for: it gets 2 s to leave, 2 s after SIGTERM, then it is killed."""
@@ -71,6 +76,7 @@ class Link:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
         self._client: Client | None = None
+        self._sieve: Sieve | None = None
         self._thread = threading.Thread(target=self._live, name=f"gptoss-mcp-{spec.name}", daemon=True)
         self._thread.start()
 
@@ -118,10 +124,14 @@ class Link:
                 if running is not None and running.cancelled:
                     raise ToolFailure("the call was stopped") from error
                 raise LinkLost from error
-            except TimeoutError:
-                # A loop that ended between two of its steps never answers.
-                if self._over.is_set() and not future.done():
-                    raise LinkLost from None
+            except TimeoutError as error:
+                if not future.done():
+                    # A loop that ended between two of its steps never answers.
+                    if self._over.is_set():
+                        raise LinkLost from None
+                elif not future.cancelled() and isinstance(future.exception(), TimeoutError):
+                    # Not of our waiting: the library could not send the call.
+                    raise ToolFailure("the server takes no calls") from error
 
     # On its own thread
 
@@ -172,7 +182,7 @@ class Link:
 
         from gptoss_mlx.tools.mcp.transport import Sieve, open_transport
 
-        sieve = Sieve(self._tell, self._note_garbage)
+        self._sieve = sieve = Sieve(self._tell, self._note_garbage)
         sieve.on_end = self._note_end
         client = Client(
             open_transport(self.spec, self.log, sieve),
@@ -258,6 +268,9 @@ class Link:
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
                 raise LinkLost from error
+            if self.spec.url is not None and error.message == SESSION_GONE:
+                self._note_end()
+                raise LinkLost from error
             raise ToolFailure(error.message) from error
         except ValidationError as error:
             raise ToolFailure(f"its result breaks the protocol: {describe_fault(error, self.spec)}") from error
@@ -300,6 +313,8 @@ class Link:
         if self._closing or self.state in ("failed", "lost"):
             return
         what = str(error) if isinstance(error, GptOssError) else describe_fault(error, self.spec)
+        if self._sieve is not None and self._sieve.refusal:
+            what = f"{what} ({self._sieve.refusal})"
         self.reason = what if isinstance(error, GptOssError) else self._with_last_words(what)
         self.state = "lost" if self.state == "ready" else "failed"
         self.started.set()

@@ -40,6 +40,8 @@ class Sieve:
         """The protocol's version, once it is agreed upon."""
         self.on_end: Callable[[], object] = lambda: None
         """Called when nothing comes any more."""
+        self.refusal = ""
+        """How a server that listens refused the last request, if it did: `HTTP 401 Unauthorized`."""
         self.on_dropped = on_dropped
         self.on_garbage = on_garbage
 
@@ -127,7 +129,7 @@ def open_transport(spec: ServerSpec, log: ServerLog, sieve: Sieve) -> AbstractAs
     Raises UsageError for a variable of its environment or headers that is not set.
     """
     if spec.url is not None:
-        return _sifted(_http(spec.url, spec.expanded(spec.headers)), sieve)
+        return _sifted(_http(spec.url, spec.expanded(spec.headers), sieve), sieve)
     program, *arguments = spec.command
     parameters = StdioServerParameters(
         command=program,
@@ -141,12 +143,18 @@ def open_transport(spec: ServerSpec, log: ServerLog, sieve: Sieve) -> AbstractAs
 
 
 @asynccontextmanager
-async def _http(url: str, headers: dict[str, str]) -> AsyncIterator[Streams]:
+async def _http(url: str, headers: dict[str, str], sieve: Sieve) -> AsyncIterator[Streams]:
     import httpx2
+
+    async def note(response: httpx2.Response) -> None:
+        # The library tells no more than that there was an error.
+        if response.request.method == "POST":
+            refused = response.status_code >= 400
+            sieve.refusal = f"HTTP {response.status_code} {response.reason_phrase}" if refused else ""
 
     timeout = httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS)
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=timeout) as client,
+        httpx2.AsyncClient(headers=headers, timeout=timeout, event_hooks={"response": [note]}) as client,
         streamable_http_client(url, http_client=client) as streams,
     ):
         yield streams

@@ -131,6 +131,7 @@ def test_a_schema_is_shown_in_the_form_that_the_model_knows():
         },
         "required": ["place"],
     }
+    assert tame is not None
     # The server says whether it takes more than it names.
     assert schema_faults({"place": {}, "more": 1}, tame) == []
     assert schema_faults({"unit": "C"}, tame) == ["the arguments: 'place' is a required property"]
