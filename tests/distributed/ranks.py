@@ -20,22 +20,19 @@ ATTEMPTS = 3
 """Ports that were free a moment ago may be taken by somebody else."""
 
 
-def run_ranks(count: int, module: str, *arguments: str, timeout_s: float = 240) -> list[Any]:
+def run_ranks(count: int, module: str, *arguments: str, timeout_s: float = 540) -> list[Any]:
     """Runs `python -m module ARGUMENTS` as `count` ranks of one ring; the last line that each prints, from JSON.
 
     Fails with everything that they said unless all of them end well in time.
     """
-    for attempt in range(ATTEMPTS):
-        codes, said = _run(count, [sys.executable, "-m", module, *arguments], timeout_s)
-        if all(code == 0 for code in codes):
-            return [json.loads(out.strip().splitlines()[-1]) for out, _ in said]
-        if attempt == ATTEMPTS - 1 or not any("bind" in err for _, err in said):
-            break
-    report = "\n".join(
-        f"--- rank {rank}: {code}\n{out}\n{err}"
-        for rank, (code, (out, err)) in enumerate(zip(codes, said, strict=True))
-    )
-    raise AssertionError(f"ranks ended with {codes}\n{report}")
+    command = [sys.executable, "-m", module, *arguments]
+    codes, said = _run(count, command, timeout_s)
+    for _ in range(ATTEMPTS - 1):
+        if any("bind" in err for _, err in said):
+            codes, said = _run(count, command, timeout_s)
+    if any(code != 0 for code in codes):
+        raise AssertionError(_report(codes, said))
+    return [json.loads(out.strip().splitlines()[-1]) for out, _ in said]
 
 
 def start_ranks(count: int, command: list[str], folder: Path) -> list[subprocess.Popen[str]]:
@@ -81,3 +78,10 @@ def _run(count: int, command: list[str], timeout_s: float) -> tuple[list[int | N
                 process.wait()
         said = [((folder / f"out{rank}").read_text(), (folder / f"err{rank}").read_text()) for rank in range(count)]
         return [process.returncode for process in processes], said
+
+
+def _report(codes: list[int | None], said: list[tuple[str, str]]) -> str:
+    lines = [f"ranks ended with {codes}"]
+    for rank, (out, err) in enumerate(said):
+        lines.append(f"--- rank {rank}\n{out}\n{err}")
+    return "\n".join(lines)

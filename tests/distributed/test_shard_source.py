@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -13,9 +14,12 @@ from gptoss_mlx.distributed.load import read_bytes, shard_bytes, shard_needs
 from gptoss_mlx.distributed.plan import Plan
 from gptoss_mlx.distributed.shard_source import ShardSource
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.file_pages import can_replace_pages
 from gptoss_mlx.layouts import OURS
+from gptoss_mlx.model_parts import EMBEDDING, PartReader
 from gptoss_mlx.models import POCKET_FOLDER
 from gptoss_mlx.safetensors_file import ITEM_BYTES
+from gptoss_mlx.tensor_file import TensorReader
 from gptoss_mlx.tensor_source import TensorSource
 from gptoss_mlx.weights import COMPUTE_DTYPES
 from tests.distributed.cases import MINIATURE, pipeline_plan, tensor_plan
@@ -125,3 +129,22 @@ def test_groups_of_quantised_columns_are_not_cut(tmp_path: Path) -> None:
     # Two query heads of 16 a key/value head, and all 128 columns in groups of 64.
     with pytest.raises(UsageError, match=r"groups of \d+ columns and the plan cuts it at 0 and 32"):
         make_cuts(open_checkpoint(tmp_path / "quantised"), Plan.from_json(tensor_plan([1, 3], [32, 128], [1, 3020])), 0)
+
+
+@pytest.mark.slow
+def test_pages_of_a_large_part_are_the_file_s_own(tmp_path: Path) -> None:
+    """Rows of the embedding lie in one piece, wherever they begin; in a converted model they need not be copied."""
+    changes = {"vocab_size": 300_011, "num_hidden_layers": 2, "hidden_size": 128}
+    folder = random_checkpoint(tmp_path / "model", **changes)
+    (folder / "tokenizer.json").write_bytes((POCKET_FOLDER / "tokenizer.json").read_bytes())
+    convert_model(folder, tmp_path / "ours")
+    checkpoint = open_checkpoint(tmp_path / "ours")
+    plan = Plan.from_json(tensor_plan([1, 1], [32, 64], [140_003, 160_008]))
+    source = ShardSource(checkpoint, make_cuts(checkpoint, plan, 1))
+    reader = TensorReader(source, float32=True, as_stored=frozenset({EMBEDDING}), on_gpu=False)
+    part = PartReader(checkpoint, reader, mx.float32, None).embedding()
+    whole = np.empty(source.tensors[EMBEDDING].nbytes, dtype=np.uint8)
+    source.read(EMBEDDING, 0, whole)
+    np.testing.assert_array_equal(np.array(part.weight.view(mx.uint8)).reshape(-1), whole)
+    assert set(reader.mapped) == ({EMBEDDING} if can_replace_pages() else set())
+    reader.close()
