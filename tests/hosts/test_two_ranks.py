@@ -10,6 +10,7 @@ import pytest
 
 from gptoss_mlx import GptOss, HostLost
 from gptoss_mlx.events import PromptProgress, TextDelta
+from gptoss_mlx.options import OptionArguments
 from tests.hosts.processes import marked_processes
 
 QUESTION = "What is 17 plus 25?"
@@ -23,7 +24,8 @@ def pids(model: GptOss) -> list[int]:
 
 
 def test_answers_are_those_of_one_machine(two: GptOss, pocket: GptOss) -> None:
-    for options in ({"temperature": 0.0}, {"seed": 8, "top_p": 0.9, "repetition_penalty": 1.1}):
+    choices: list[OptionArguments] = [{"temperature": 0.0}, {"seed": 8, "top_p": 0.9, "repetition_penalty": 1.1}]
+    for options in choices:
         one, other = (model.ask(QUESTION, max_tokens=16, **options) for model in (two, pocket))
         assert one.tokens == other.tokens
     assert [share.rank for share in two.hosts] == [0, 1]
