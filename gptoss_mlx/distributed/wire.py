@@ -42,7 +42,8 @@ class Wire:
             return mx.zeros_like(x)
         key = tuple(x.shape), x.dtype
         if key not in self._zeros:
-            self._zeros[key] = mx.zeros_like(x)
+            # Not of `x`, which has no values while a step is recorded.
+            self._zeros[key] = mx.zeros(x.shape, dtype=x.dtype)
             mx.eval(self._zeros[key])
         return self._zeros[key]
 

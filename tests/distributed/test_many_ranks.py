@@ -56,7 +56,7 @@ def test_a_narrow_20b_says_the_same_in_any_parts(tmp_path: Path, ranks: int, mod
             "recorded": {"plan": pipeline_plan(layers[::-1]), "prompt": 130, "recorded": [True, True]},
         }
     for case in cases.values():
-        case |= {"folder": folder, "dtype": "float32"}
+        case |= {"folder": folder, "dtype": "float32", "traffic": True}
     assert run_cases(cases, tmp_path, ranks) == [["done"] * len(cases)] * ranks
     whole = load_model(folder, dtype=mx.float32)
     for name, case in cases.items():
@@ -91,6 +91,7 @@ def test_quantised_dense_weights_are_divided_too(tmp_path: Path, bits: int) -> N
         "plan": tensor_plan([1, 1], [160, 32], [3000, 21]),
         "prompt": 4200 if bits == 8 else 200,
         "dtype": "float32",
+        "traffic": True,
     }
     assert run_cases({"case": case}, tmp_path, 2) == [["done"]] * 2
     check_case("case", case, tmp_path)
@@ -103,7 +104,7 @@ def test_our_kernels_compute_parts_of_layers_as_well(tmp_path: Path) -> None:
     folder = random_checkpoint(tmp_path / "model", seed=2, num_key_value_heads=3, vocab_size=301, **changes)
     plans = {"tensor": tensor_plan([2, 1], [128, 64], [290, 11]), "pipeline": pipeline_plan([2, 2])}
     cases: dict[str, dict[str, Any]] = {
-        name: {"folder": folder, "plan": plan, "prompt": 9, "dtype": "float32", "kernels": True, "batch": True}
+        name: {"folder": folder, "plan": plan, "prompt": 9, "dtype": "float32", "kernels": True, "traffic": True}
         for name, plan in plans.items()
     }
     assert run_cases(cases, tmp_path, 2) == [["done"] * 2] * 2
