@@ -149,7 +149,7 @@ def _pipeline(sizes: Sizes, room: Sequence[int], context: int, bandwidths: Seque
     for rank in range(ranks):
         reached: dict[int, tuple[float, int]] = {}
         for begin, (before, _) in best[-1].items():
-            for end in range(begin + 1, layers + 1):
+            for end in range(begin + 1, layers + 1) if rank < ranks - 1 else (layers,):
                 if set(config.layer_types[begin:end]) != kinds:
                     continue
                 needed, read = _pipeline_bytes(sizes, Span(begin, end), rank, ranks, context)

@@ -5,7 +5,11 @@ every rank sends its part to all others (`all_gather`: n - 1 hops, n - 1 arrays)
 when which. Either way every rank has the same bits: gathered parts are added in order of rank, in float32. So whatever
 follows from them (which experts, which token) is the same everywhere.
 
-Parts go over the wire in the dtype of the activations, unless another is asked for.
+Parts go over the wire in the dtype of the activations, unless another is asked for. Median error of the pocket model's
+logits against float32, two ranks: 0.69 % in bfloat16 (0.64 % as a whole), the same with float32 on the wire, since the
+operations round their results before; 0.15 % in float32 with bfloat16 on the wire; 5e-7 with float32.
+
+All of it may be recorded by `mx.compile`, as sums of gradients are in mlx-lm's training.
 
 Owns: collectives, the zeros that stand for no residual, the count. Does not own: where in a model they are (`parts`).
 """
@@ -38,7 +42,8 @@ class Wire:
             return mx.zeros_like(x)
         key = tuple(x.shape), x.dtype
         if key not in self._zeros:
-            self._zeros[key] = mx.zeros_like(x)
+            # Not of `x`, which has no values while a step is recorded.
+            self._zeros[key] = mx.zeros(x.shape, dtype=x.dtype)
             mx.eval(self._zeros[key])
         return self._zeros[key]
 

@@ -67,7 +67,7 @@ class FrameWriter:
         values = dict(values)
         payload = memoryview(b"")
         if array is not None:
-            array = np.ascontiguousarray(array)
+            array = np.asarray(array, order="C")
             values["array"] = {"dtype": array.dtype.name, "shape": array.shape}
             payload = _bytes_of(array)
         header = json.dumps(values).encode()

@@ -94,7 +94,7 @@ class RankProcess:
         if code is None:
             return "its line ended"
         if not self.host.local and code == SSH_FAILED:
-            return f"ssh: {said}" if said else "ssh lost the connection"
+            return f"ssh: {said}" if said else "its process was ended, or ssh lost the connection"
         if code < 0:
             return f"its process was ended by {_signal_name(-code)}"
         if not self.host.local and code > 128:

@@ -2,8 +2,9 @@
 
     python -m tests.distributed.worker CASES.json FOLDER
 
-A case is an object: folder and plan, and optionally dtype, prompt (tokens), seed, steps, recorded, batch. What a rank
-finds goes to FOLDER/CASE.RANK.npz; the parent compares it with one process that has the whole model.
+A case is an object: folder and plan, and optionally dtype, wire (a dtype), prompt (tokens), seed, steps, recorded,
+kernels, batch, traffic. What a rank finds goes to FOLDER/CASE.RANK.npz; the parent compares it with one process that
+has the whole model.
 """
 
 import contextlib
@@ -169,7 +170,8 @@ def main() -> None:
             continue
         read = file_bytes() - before
         found = run(model, case)
-        count_traffic(model, found)
+        if case.get("traffic"):
+            count_traffic(model, found)
         np.savez(
             folder / f"{name}.{rank}.npz",
             held_bytes=np.array(model.nbytes),

@@ -42,10 +42,10 @@ def test_messages_come_as_they_went(messages) -> None:
         found = reader.read()
         assert found is not None
         assert found[0] == values
-        assert (found[1] is None) == (array is None)
-        if array is not None:
-            assert found[1].dtype == array.dtype
-            np.testing.assert_array_equal(found[1], array)
+        if array is None:
+            assert found[1] is None
+        else:
+            np.testing.assert_array_equal(found[1], array, strict=True)
     assert reader.read() is None
     reader.close()
 

@@ -78,7 +78,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 def test_numbers_here_are_those_there(steps) -> None:
     local = load_model(POCKET_FOLDER)
     model, rank = remote_of(local)

@@ -10,6 +10,7 @@ import pytest
 
 from gptoss_mlx import GptOss, HostLost
 from gptoss_mlx.events import PromptProgress, TextDelta
+from gptoss_mlx.options import OptionArguments
 from tests.hosts.processes import marked_processes
 
 QUESTION = "What is 17 plus 25?"
@@ -23,8 +24,9 @@ def pids(model: GptOss) -> list[int]:
 
 
 def test_answers_are_those_of_one_machine(two: GptOss, pocket: GptOss) -> None:
-    for options in ({"temperature": 0.0}, {"seed": 7}, {"seed": 8, "top_p": 0.9, "repetition_penalty": 1.1}):
-        one, other = (model.ask(QUESTION, max_tokens=24, **options) for model in (two, pocket))
+    choices: list[OptionArguments] = [{"temperature": 0.0}, {"seed": 8, "top_p": 0.9, "repetition_penalty": 1.1}]
+    for options in choices:
+        one, other = (model.ask(QUESTION, max_tokens=16, **options) for model in (two, pocket))
         assert one.tokens == other.tokens
     assert [share.rank for share in two.hosts] == [0, 1]
     assert two.memory().active_bytes >= sum(share.weights_bytes for share in two.hosts) // 2
@@ -36,7 +38,7 @@ def test_a_chat_reads_nothing_twice(two: GptOss, pocket: GptOss) -> None:
         one, other = (chat.send(question) for chat in chats)
         assert one.text == other.text
         assert one.stats.cached_tokens == other.stats.cached_tokens
-    assert one.stats.cached_tokens > 50
+    assert one.stats.cached_tokens > 40
     one, other = (chat.regenerate() for chat in chats)
     assert (one.text, one.stats.cached_tokens) == (other.text, other.stats.cached_tokens)
 
@@ -49,7 +51,7 @@ def test_answers_are_held_to_a_form(two: GptOss, pocket: GptOss) -> None:
 
 def test_prompts_are_answered_together(two: GptOss, pocket: GptOss) -> None:
     prompts = [QUESTION, "What is 1 plus 1?", "What is the capital of France?"]
-    one, other = (model.generate_batch(prompts, temperature=0.0, max_tokens=12) for model in (two, pocket))
+    one, other = (model.generate_batch(prompts, temperature=0.0, max_tokens=6) for model in (two, pocket))
     assert [reply.text for reply in one] == [reply.text for reply in other]
 
 
@@ -86,7 +88,7 @@ def test_what_was_read_is_not_kept_in_files(two: GptOss, tmp_path) -> None:
 def lose(model: GptOss, harm: Callable[[], None]) -> HostLost:
     """Does `harm` in the midst of an answer; the error that comes of it. All else is as it was."""
     chat = model.chat(temperature=0.0)
-    chat.send(QUESTION, max_tokens=60)
+    chat.send(QUESTION, max_tokens=8)
     before, ranks = chat.turns, pids(model)
     events = chat.stream("Count from 1 to 90.", max_tokens=4000).events()
     next(event for event in events if isinstance(event, TextDelta))
@@ -113,7 +115,8 @@ def test_a_rank_that_is_killed_ends_the_turn_and_the_next_message_starts_it_agai
 ) -> None:
     error = lose(two, lambda: os.kill(pids(two)[1], signal.SIGKILL))
     assert "127.0.0.1 (rank 1) is lost: its process was ended by SIGKILL" in str(error)
-    assert two.ask(QUESTION, temperature=0.0).text == pocket.ask(QUESTION, temperature=0.0).text
+    one, other = (model.ask(QUESTION, temperature=0.0, max_tokens=12) for model in (two, pocket))
+    assert one.tokens == other.tokens
     if os.path.isdir("/proc/1"):
         assert len(marked_processes(mark)) == 2
 
@@ -129,7 +132,8 @@ def test_a_rank_that_hangs_ends_the_turn(two: GptOss) -> None:
 def test_any_rank_may_be_lost_in_any_way(two: GptOss, pocket: GptOss, rank: int, number: signal.Signals) -> None:
     error = lose(two, lambda: os.kill(pids(two)[rank], number))
     assert f"127.0.0.1 (rank {rank})" in str(error)
-    assert two.ask(QUESTION, temperature=0.0).text == pocket.ask(QUESTION, temperature=0.0).text
+    one, other = (model.ask(QUESTION, temperature=0.0, max_tokens=12) for model in (two, pocket))
+    assert one.tokens == other.tokens
 
 
 @pytest.mark.slow
@@ -137,4 +141,5 @@ def test_ranks_that_were_lost_while_nobody_asked_are_started_again_unnoticed(two
     two.ask(QUESTION, max_tokens=2)
     os.kill(pids(two)[0], signal.SIGKILL)
     time.sleep(1)
-    assert two.ask(QUESTION, temperature=0.0).text == pocket.ask(QUESTION, temperature=0.0).text
+    one, other = (model.ask(QUESTION, temperature=0.0, max_tokens=12) for model in (two, pocket))
+    assert one.tokens == other.tokens
