@@ -167,8 +167,8 @@ def test_a_tool_of_the_users_of_that_name_takes_its_place() -> None:
 
     toolbox = Toolbox([Source(make_tool(python), "--tool own:python")])
     assert [source.place for source in toolbox.listed] == ["--tool own:python"]
-    assert [tool.recipient for tool in toolbox.offered(python=True)] == ["functions.python"]
-    assert [tool.recipient for tool in Toolbox().offered(python=True)] == ["python"]
+    assert [tool.full_name for tool in toolbox.offered(python=True)] == ["functions.python"]
+    assert [tool.full_name for tool in Toolbox().offered(python=True)] == ["python"]
     assert Toolbox().offered() == []
     assert Toolbox(unsandboxed=True).place("python") == "built in, WITHOUT A SANDBOX"
 

@@ -108,8 +108,8 @@ def test_f6_shows_servers_switches_them_and_keeps_policies(home: Path, tokenizer
         await desk.until_shown("11 tools")
         await desk.until_shown("✗ wrong.* the server 'wrong' has neither a command nor a url")
         await desk.until_shown("on failed: it ended before it answered; its last words were")
-        # The server itself, below one's own tool: what it says, where, and all of its tools at once.
-        await desk.press("down", "down")
+        # The server itself, below one's own tool and Python: what it says, where, and all of its tools at once.
+        await desk.press("down", "down", "down")
         await desk.until_shown("the key is missing, started by:")
         await desk.press("down")
         await desk.until_shown("It tells the model:")
@@ -129,7 +129,7 @@ def test_f6_shows_servers_switches_them_and_keeps_policies(home: Path, tokenizer
         # The whole server, for this conversation.
         await desk.press("f6")
         await desk.until_shown("● rogue.*")
-        await desk.press("down", "down", "down", "space")
+        await desk.press("down", "down", "down", "down", "space")
         await desk.until_shown("○ rogue.* off here")
         await desk.until_shown("○ rogue.echo off here")
         await desk.press("escape")
@@ -173,7 +173,7 @@ def test_a_crash_is_told_once_and_r_starts_the_server_again(home: Path, tokenize
         await told(desk, "rogue: it ended; its last words were: Segmentation fault, more or less")
         await desk.press("f6")
         await desk.until_shown("failed: it ended")
-        await desk.press("r")
+        await desk.press("down", "r")
         await desk.until_shown("11 tools")
         await desk.press("escape")
         await desk.ask("Again.")

@@ -38,9 +38,9 @@ def scripts(pocket_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> lis
     """What the model of the commands will say."""
     said: list[str] = []
 
-    def load(name: str, context: int | None, defaults: Any, *, force: bool = False) -> Any:
+    def load(name: str, defaults: Any, arguments: Any) -> Any:
         loading = ScriptedLoad(pocket_tokenizer, *said)
-        model: Any = loading(name, context=context, progress=lambda *_: None, checking=lambda *_: None)
+        model: Any = loading(name, context=arguments.context, progress=lambda *_: None, checking=lambda *_: None)
         model.defaults = {**model.defaults, **defaults, "temperature": 0.0}
         return model
 

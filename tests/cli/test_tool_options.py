@@ -137,7 +137,7 @@ def options(*words: str) -> OptionArguments:
 def test_python_is_a_tool_like_others_that_asks_unless_told_not_to():
     need_sandbox()
     chosen = options("--python", "--yes")
-    assert [(tool.name, tool.recipient) for tool in chosen.get("tools", ()) if isinstance(tool, Tool)] == [
+    assert [(tool.name, tool.full_name) for tool in chosen.get("tools", ()) if isinstance(tool, Tool)] == [
         ("python", "python")
     ]
     assert chosen.get("approve") == "always"
@@ -157,7 +157,7 @@ def test_without_a_sandbox_python_is_refused_in_one_sentence_unless_told_to_do_w
     with pytest.raises(SandboxError, match="there is no sandbox"):
         options("--python", "--yes")
     tools = options("--python-unsandboxed", "--yes").get("tools", ())
-    assert [tool.recipient for tool in tools if isinstance(tool, Tool)] == ["python"]
+    assert [tool.full_name for tool in tools if isinstance(tool, Tool)] == ["python"]
 
 
 def test_code_is_shown_below_the_call_and_cannot_redraw_the_screen():

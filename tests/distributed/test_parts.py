@@ -57,7 +57,7 @@ def most_probable(logits: list[list[float]], counts: list[int], wanted: Any = "t
 @settings(deadline=None, max_examples=40)
 def test_of_equal_logits_on_several_ranks_the_lowest_token_is_taken(data: st.DataObject) -> None:
     counts = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
-    rows = st.lists(st.integers(-2, 2), min_size=sum(counts), max_size=sum(counts))
+    rows = st.lists(st.integers(-2, 2).map(float), min_size=sum(counts), max_size=sum(counts))
     logits = data.draw(st.lists(rows, min_size=1, max_size=3))
     for found in most_probable(logits, counts):
         assert found.dtype == np.uint32

@@ -548,9 +548,9 @@ def test_a_call_can_be_asked_for(pocket_tokenizer: Tokenizer, notes: Path):
     assert [each.name for each in reply.tool_calls] == ["browser.search"]
     assert results(reply)[0].startswith("[0] flight")
     with pytest.raises(UsageError, match=r"expected one of auto, none, required, browser\.search, browser\.open"):
-        chat.send("Look.", tool_choice="search")
+        chat.send("Look.", tool_choice="look")
 
 
 def test_two_browsers_are_refused(notes: Path):
-    with pytest.raises(UsageError, match=r"two tools of the name 'browser\.search'"):
+    with pytest.raises(UsageError, match="two sources of tools called 'browser'"):
         Options.from_arguments({"tools": [Browser(notes), Browser(notes)]})
