@@ -42,7 +42,7 @@ def _size(data: str) -> str:
 
 
 def _is_said(value: Any, texts: Sequence[str]) -> bool:
-    """Whether the texts say these values already: as JSON, alone or in parts, with or without the one name around them."""
+    """Whether the texts say these values already: as JSON, alone or in parts, with or without one name around them."""
     if not texts:
         return False
     inner = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
