@@ -42,10 +42,10 @@ def _size(data: str) -> str:
 
 
 def _is_said(value: Any, texts: Sequence[str]) -> bool:
-    """Whether the texts say these values already: as JSON, alone or in parts, with or without the name `result`."""
+    """Whether the texts say these values already: as JSON, alone or in parts, with or without one name around them."""
     if not texts:
         return False
-    inner = value["result"] if isinstance(value, dict) and set(value) == {"result"} else value
+    inner = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
     read = [_read(text) for text in texts]
     whole = _read("\n".join(texts))
     return any(said in (value, inner) for said in (read, texts, read[0], texts[0], whole))

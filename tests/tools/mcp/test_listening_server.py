@@ -31,16 +31,19 @@ class Web(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Web
+    @property
+    def web(self) -> Web:
+        assert isinstance(self.server, Web)
+        return self.server
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.authorization.append(self.headers["Authorization"])
-        if self.server.authorization[-1] == "Bearer wrong":
+        self.web.authorization.append(self.headers["Authorization"])
+        if self.web.authorization[-1] == "Bearer wrong":
             self.answer(401, None)
         elif request["method"] == "initialize":
-            self.server.sessions += 1
-            self.server.known = f"session-{self.server.sessions}"
+            self.web.sessions += 1
+            self.web.known = f"session-{self.web.sessions}"
             version = request["params"]["protocolVersion"]
             told = {
                 "protocolVersion": version,
@@ -48,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
                 "serverInfo": {"name": "w", "version": "1"},
             }
             self.answer(200, {"id": request["id"], "result": told})
-        elif self.headers["mcp-session-id"] not in (None, self.server.known):
+        elif self.headers["mcp-session-id"] not in (None, self.web.known):
             self.answer(404, None)
         elif "id" not in request:
             self.answer(202, None)
@@ -73,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("mcp-session-id", self.server.known)
+        self.send_header("mcp-session-id", self.web.known)
         self.end_headers()
         self.wfile.write(body)
 

@@ -226,6 +226,7 @@ def said(content: list[Any], structured: Any = None) -> str:
         (["1", "2"], {"result": [1, 2]}, "1\n2"),
         (["a", "b"], {"result": ["a", "b"]}, "a\nb"),
         (['{"a": 1}'], {"a": 1}, '{"a": 1}'),
+        (["as it is\n"], {"content": "as it is\n"}, "as it is\n"),
         (["done"], {"a": 1}, 'done\n{"a": 1}'),
         ([], {"a": "ü"}, '{"a": "ü"}'),
         ([], None, "[the tool gave no text]"),
