@@ -68,7 +68,7 @@ def test_a_setting_is_never_put_into_a_table_or_a_text_of_the_users(path: Path):
     assert values["other"] == {"a": 1}
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.text(st.characters(codec="utf-8")).filter(lambda text: text.strip()))
 def test_any_instructions_come_back(tmp_path_factory: pytest.TempPathFactory, text: str):
     path = tmp_path_factory.mktemp("home") / "settings.toml"
