@@ -137,6 +137,8 @@ class Cluster:
         deadline = time.monotonic() + START_SECONDS
         with self._changed:
             while True:
+                if self._closed:
+                    raise HostLost("the hosts were let go of while they were being started")
                 for rank in self._ranks:
                     if rank.ended is not None:
                         raise HostsError(f"{rank.called} could not be started: {rank.ended}")
@@ -181,7 +183,7 @@ class Cluster:
                 reports = self._take_reports(number)
                 failed = any(rank.errors for rank in self._ranks)
                 done = all(number in rank.answers for rank in awaited)
-                if not (reports or failed or done or self._lost):
+                if not (reports or failed or done or self._closed):
                     self._changed.wait(0.25)
             if reports:
                 moved = time.monotonic()
@@ -189,9 +191,9 @@ class Cluster:
                     for report in reports:
                         progress(*report)
             if failed:
-                raise self._failure()
-            if self._lost is not None:
-                raise self._lose(self._lost)
+                raise self._failure(number)
+            if self._closed:
+                raise self._gone()
             if done:
                 with self._changed:
                     return [rank.answers.pop(number) for rank in awaited]
@@ -217,10 +219,8 @@ class Cluster:
     def _send(self, op: str, values: dict[str, Any], each: Sequence[dict[str, Any]] | None) -> int:
         number = next(self._numbers)
         for rank in self._ranks:
-            if self._lost is not None:
-                raise self._lose(self._lost)
             if self._closed:
-                raise HostLost(f"the hosts were let go of; {AGAIN}")
+                raise self._gone()
             own = {} if each is None else each[rank.number]
             try:
                 rank.process.writer.write({"op": op, "id": number, **values, **own})
@@ -240,18 +240,24 @@ class Cluster:
                 del rank.answers[old]
         return reports
 
-    def _failure(self) -> GptOssError:
-        """What a rank raised, for the caller. All ranks go on only if all of them raised it before any work."""
+    def _gone(self) -> HostLost:
+        """Why there are no ranks any more."""
+        return self._lose(HostLost(f"the hosts were let go of; {AGAIN}"))
+
+    def _failure(self, number: int) -> GptOssError:
+        """What a rank raised, for the caller. They go on only if all of them raised it for command `number`, before any
+        work."""
         deadline = time.monotonic() + BLAME_SECONDS
         with self._changed:
             while time.monotonic() < deadline and self._lost is None:
                 if all(rank.errors for rank in self._ranks):
                     break
                 self._changed.wait(0.1)
+            these = all(set(rank.errors) == {number} for rank in self._ranks)
             found = [(rank, *error) for rank in self._ranks for error in list(rank.errors.values())[:1]]
             # One that only says that another one failed is not the cause.
             found.sort(key=lambda failed: failed[1] == "PeerFailed")
-            together = len(found) == len(self._ranks) and len({kind for _, kind, _ in found}) == 1
+            together = these and len({kind for _, kind, _ in found}) == 1
             for rank in self._ranks:
                 rank.errors.clear()
         if self._lost is not None:
@@ -276,8 +282,8 @@ class Cluster:
                     self._take(rank, *message)
         except BrokenLine as error:
             why = str(error)
-        except (OSError, ValueError) as error:
-            why = f"its line is broken ({error})"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"its line is broken ({error!r})"
         if why is None:
             why = rank.process.why_it_ended()
         with self._changed:

@@ -7,7 +7,6 @@ import pytest
 
 from gptoss_mlx import HostsError, UsageError
 from gptoss_mlx.hosts.addresses import Host, find_addresses, one_host, read_hosts
-from gptoss_mlx.hosts.pace import FIRST_SECONDS, SLACK, Pace
 
 
 def test_names_come_in_a_text_or_in_a_list() -> None:
@@ -62,16 +61,3 @@ def test_an_address_that_is_given_is_taken() -> None:
 def test_a_name_that_leads_nowhere_is_a_sentence() -> None:
     with pytest.raises(HostsError, match=r"no address for host 'nowhere\.invalid'"):
         find_addresses([one_host("nowhere.invalid"), one_host("localhost")])
-
-
-def test_work_may_take_what_earlier_work_says() -> None:
-    pace = Pace(10.0)
-    assert pace.limit_seconds(1) == FIRST_SECONDS
-    pace.took(10, 1.0)
-    assert pace.limit_seconds(1) == 10.0
-    assert pace.limit_seconds(512) == pytest.approx(SLACK * 51.2)
-    pace.took(10, 5.0)
-    assert pace.limit_seconds(100) == pytest.approx(SLACK * 50)
-    for _ in range(100):
-        pace.took(10, 0.1)
-    assert pace.limit_seconds(512) < 40

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gptoss_mlx import GptOss, HostLost
+from gptoss_mlx import GptOss, HostLost, load
 from gptoss_mlx.events import PromptProgress, TextDelta
 from gptoss_mlx.options import OptionArguments
 from tests.hosts.processes import marked_processes
@@ -134,6 +134,19 @@ def test_any_rank_may_be_lost_in_any_way(two: GptOss, pocket: GptOss, rank: int,
     assert f"127.0.0.1 (rank {rank})" in str(error)
     one, other = (model.ask(QUESTION, temperature=0.0, max_tokens=12) for model in (two, pocket))
     assert one.tokens == other.tokens
+
+
+@pytest.mark.slow
+def test_a_model_can_be_closed_while_a_rank_hangs(mark: str) -> None:
+    model = load("pocket", hosts=["127.0.0.1"] * 2, host_timeout_seconds=60.0)
+    ranks = pids(model)
+    stream = model.stream("Count from 1 to 90.", max_tokens=4000)
+    next(iter(stream.events()))
+    os.kill(ranks[1], signal.SIGSTOP)
+    began = time.monotonic()
+    model.close()
+    assert time.monotonic() - began < 20
+    assert not any(alive(pid) for pid in ranks)
 
 
 @pytest.mark.slow
