@@ -113,6 +113,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed():
 
 
 @linux
+@pytest.mark.slow
 def test_a_session_that_nobody_holds_ends():
     need_sandbox()
     session = PythonSession(PythonLimits())

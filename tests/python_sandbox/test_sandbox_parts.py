@@ -57,6 +57,7 @@ def test_where_there_is_no_sandbox_one_sentence_says_so_and_nothing_runs(
 
 
 @linux
+@pytest.mark.slow
 def test_a_machine_that_forbids_namespaces_is_found_out_by_trying():
     # Within a sandbox there can be no other: the filter refuses it, as that of a container does.
     need_sandbox()
