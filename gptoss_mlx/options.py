@@ -128,15 +128,16 @@ class Options:
         return tuple(tool for tool in self.offered_tools if not is_builtin(tool))
 
     @property
-    def offered_namespaces(self) -> tuple[ToolNamespace, ...]:
-        """The offered built-in tools, as the system message describes them."""
+    def builtin_tools(self) -> tuple[ToolNamespace, ...]:
+        """The offered built-in tools, as the system message describes them; of a namespace only what is offered."""
         found: dict[str, ToolNamespace] = {}
         for tool in self.offered_tools:
-            if isinstance(tool, Tool) and tool.namespace is not None:
-                known = found.get(tool.namespace.name)
-                tools = () if known is None else known.tools
-                described = ToolDescription(tool.name, tool.description, tool.parameters)
-                found[tool.namespace.name] = replace(tool.namespace, tools=(*tools, described))
+            if isinstance(tool, Tool) and tool.builtin is not None:
+                known = found.get(tool.builtin.name, replace(tool.builtin, tools=()))
+                if tool.builtin.tools:
+                    described = ToolDescription(tool.name, tool.description, tool.parameters)
+                    known = replace(known, tools=(*known.tools, described))
+                found[known.name] = known
         return tuple(found.values())
 
     def _check_tools(self) -> None:
@@ -187,7 +188,7 @@ class Options:
 
 def is_builtin(tool: ToolDescription) -> bool:
     """Whether the tool is one that gpt-oss was trained with, and is offered in the system message."""
-    return isinstance(tool, Tool) and tool.namespace is not None
+    return isinstance(tool, Tool) and tool.builtin is not None
 
 
 def short_name(tool: ToolDescription) -> str:

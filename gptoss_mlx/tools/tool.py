@@ -35,8 +35,9 @@ class Tool(ToolDescription):
     readers: Mapping[str, Callable[[Any], Any]] | None = field(default=None, kw_only=True, repr=False, compare=False)
     """Parameter -> what makes its value out of JSON; None: the arguments are checked against the schema, and passed as
     they are."""
-    namespace: ToolNamespace | None = field(default=None, kw_only=True, repr=False)
-    """Of a built-in tool (`harmony.BROWSER`): it is offered in the system message. None: a developer's function."""
+    builtin: ToolNamespace | None = field(default=None, kw_only=True, repr=False)
+    """The namespace (`harmony.BROWSER`) of a tool that gpt-oss was trained with: it is offered in the system message.
+    None: a developer's function."""
     asks: "Callable[[Mapping[str, Any], Sequence[Message]], bool] | None" = field(
         default=None, kw_only=True, repr=False, compare=False
     )
@@ -51,7 +52,7 @@ class Tool(ToolDescription):
     @property
     def full_name(self) -> str:
         """The name by which the model calls it: `functions.get_weather`, `browser.search`."""
-        return f"{FUNCTIONS if self.namespace is None else self.namespace.name}.{self.name}"
+        return f"{FUNCTIONS if self.builtin is None else self.builtin.name}.{self.name}"
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None:

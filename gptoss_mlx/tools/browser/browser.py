@@ -116,7 +116,7 @@ class Browser(ToolGroup):
                 function=functions[described.name],
                 policy=self.policy,
                 readers=readers[described.name],
-                namespace=BROWSER,
+                builtin=BROWSER,
                 asks=_Asks(self, described.name),
                 about=_About(self, described.name),
             )
