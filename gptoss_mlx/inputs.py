@@ -42,7 +42,7 @@ def read_conversation(prompt: Prompt, options: Options) -> list[Message]:
         raise UsageError("the conversation is empty; expected at least one message")
     if not any(isinstance(item, SystemContent) for item in messages[0].content) and messages[0].role != "system":
         messages.insert(0, system_message(options))
-    elif options.offered_namespaces:
+    elif options.builtin_tools:
         messages[0] = _add_to_system(messages[0], options)
     if options.offered_functions or options.response_format is not None:
         messages = _add_to_developer(messages, options)
@@ -55,7 +55,7 @@ def system_message(options: Options) -> Message:
         SystemContent(
             reasoning_effort=options.system_effort,
             conversation_start_date=options.date,
-            tools=options.offered_namespaces,
+            tools=options.builtin_tools,
         )
     )
 
@@ -74,13 +74,13 @@ def _add_to_system(message: Message, options: Options) -> Message:
     for index, item in enumerate(message.content):
         if isinstance(item, SystemContent):
             there = {namespace.name for namespace in item.tools}
-            if double := next((each.name for each in options.offered_namespaces if each.name in there), None):
+            if double := next((each.name for each in options.builtin_tools if each.name in there), None):
                 raise UsageError(
                     f"the tool {double!r} is given both in the system message and as an option; expected one of the two"
                 )
-            offered = replace(item, tools=(*item.tools, *options.offered_namespaces))
+            offered = replace(item, tools=(*item.tools, *options.builtin_tools))
             return replace(message, content=(*message.content[:index], offered, *message.content[index + 1 :]))
-    names = ", ".join(namespace.name for namespace in options.offered_namespaces)
+    names = ", ".join(namespace.name for namespace in options.builtin_tools)
     raise UsageError(
         f"the system message is plain text, and {names} belongs into it; expected Message.system(SystemContent(...)), "
         "or no system message"

@@ -131,8 +131,8 @@ class Options:
         return tuple(tool for tool in self.offered_tools if not is_builtin(tool.full_name))
 
     @property
-    def offered_namespaces(self) -> tuple[ToolNamespace, ...]:
-        """The offered built-in tools, as the system message describes them."""
+    def builtin_tools(self) -> tuple[ToolNamespace, ...]:
+        """The offered built-in tools, as the system message describes them; of a namespace only what is offered."""
         return group_tools([tool for tool in self.offered_tools if is_builtin(tool.full_name)])
 
     def _check_tools(self) -> None:
