@@ -1,5 +1,6 @@
 """What ranks make of each other's parts, with a wire that hands them over in one process."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -29,7 +30,7 @@ class LocalWire:
         return [self._said.get(rank, part)[None] for rank in range(self.size)]
 
 
-def most_probable(logits: list[list[float]], counts: list[int], wanted: Any = "tokens") -> list[np.ndarray]:
+def most_probable(logits: Sequence[Sequence[float]], counts: list[int], wanted: Any = "tokens") -> list[np.ndarray]:
     """What every rank gives for `logits` `[positions, vocab]`, of which each has so many columns."""
     table = np.array(logits, dtype=np.float32)
     positions = len(table)
