@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         TurnsDropped,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.hosts.sharing import HostShare
     from gptoss_mlx.kv_store import KVSaved, KVStore, StoredKV
     from gptoss_mlx.memory import MemoryEstimate
     from gptoss_mlx.memory_limits import MemoryReport
@@ -95,6 +96,7 @@ _HOMES = {
         "TurnsDropped",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.hosts.sharing": ("HostShare",),
     "gptoss_mlx.kv_store": ("KVSaved", "KVStore", "StoredKV"),
     "gptoss_mlx.memory": ("MemoryEstimate",),
     "gptoss_mlx.memory_limits": ("MemoryReport",),
@@ -127,6 +129,7 @@ __all__ = [
     "GptOssError",
     "HarmonyError",
     "HostLost",
+    "HostShare",
     "HostsError",
     "KVSaved",
     "KVStore",
