@@ -71,7 +71,7 @@ def test_another_version_is_a_sentence(homes: Homes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("program", "said"), [("echo", "its process ended with code 0"), ("yes", "what it says is not what a rank says")]
+    ("program", "said"), [("echo", "its process ended with code 0"), ("yes --", "what it says is not what a rank says")]
 )
 def test_a_host_that_runs_something_else_is_a_sentence(homes: Homes, program: str, said: str) -> None:
     (homes("odd") / "prefix").write_text(program)
