@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         TurnsDropped,
     )
     from gptoss_mlx.harmony import Message, ToolDescription
+    from gptoss_mlx.hosts.sharing import HostShare
     from gptoss_mlx.kv_store import KVSaved, KVStore, StoredKV
     from gptoss_mlx.memory import MemoryEstimate
     from gptoss_mlx.memory_limits import MemoryReport
@@ -105,6 +106,7 @@ _HOMES = {
         "TurnsDropped",
     ),
     "gptoss_mlx.harmony": ("Message", "ToolDescription"),
+    "gptoss_mlx.hosts.sharing": ("HostShare",),
     "gptoss_mlx.kv_store": ("KVSaved", "KVStore", "StoredKV"),
     "gptoss_mlx.memory": ("MemoryEstimate",),
     "gptoss_mlx.memory_limits": ("MemoryReport",),
@@ -154,6 +156,7 @@ __all__ = [
     "GptOssError",
     "HarmonyError",
     "HostLost",
+    "HostShare",
     "HostsError",
     "KVSaved",
     "KVStore",

@@ -79,7 +79,7 @@ def load(
     without a request free the weights, which the next request has loaded again (default: never).
 
     `hosts` share the model among machines: names that ssh knows, `["mac1", "mac2"]` or "mac1,mac2", or a hostfile of
-    MLX; `["127.0.0.1", "127.0.0.1"]` runs two ranks here, to try it. A host that says nothing for
+    MLX; `["127.0.0.1", "127.0.0.1"]` runs two ranks here, to try it, slower than one. A host that says nothing for
     `host_timeout_seconds` (default: 10) is lost: the turn ends with `HostLost`, and the next request starts the hosts
     again. `starting(sentence)` hears what is done with them. `save_kv` and `load_kv` keep nothing then.
 
@@ -441,17 +441,10 @@ class GptOss:
     ) -> "HostedModel":
         """The model on several hosts, looked at."""
         # What several machines need costs nothing where there is one.
-        from gptoss_mlx.hosts.addresses import read_hosts
-        from gptoss_mlx.hosts.session import HostedModel
+        from gptoss_mlx.hosts.session import open_hosts
 
-        def stage(sentence: str) -> None:
-            if self._stop_loading.is_set():
-                raise Cancelled("starting the hosts was stopped")
-            if starting is not None:
-                starting(sentence)
-
-        found = read_hosts(hosts)
-        return HostedModel(found, model, self.folder, self.config, patience_seconds=timeout_seconds, stage=stage)
+        stopped = self._stop_loading.is_set
+        return open_hosts(hosts, model, self.folder, self.config, timeout_seconds, starting, stopped)
 
     def _choose_context(self, context: int | None, *, force: bool) -> int:
         """The context length: what was asked for, or what fits. Raises NotEnoughMemory."""

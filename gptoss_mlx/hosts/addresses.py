@@ -2,7 +2,8 @@
 
     mac2                  a name that ssh knows: of ~/.ssh/config, DNS or Bonjour; user@mac2, too
     mac2=10.0.0.2         the same, and the address that the ranks use, such as that of a Thunderbolt cable
-    127.0.0.1, localhost  this machine, without ssh; named several times, it runs as many ranks
+    127.0.0.1, localhost  this machine, without ssh; named several times, it runs as many ranks, which is for tests
+                          and for trying: they share one memory and one GPU, and are slower than the model by itself
     hosts.json            a hostfile of MLX (`mlx.distributed_config` writes one)
 
 Owns: reading these, and finding addresses. Does not own: whether anybody is there (`start`, `checks`).

@@ -92,7 +92,7 @@ class RankProcess:
         code = self._process.poll()
         said = self._last_words()
         if code is None:
-            return "its line ended"
+            return "what it says is not what a rank says"
         if not self.host.local and code == SSH_FAILED:
             return f"ssh: {said}" if said else "its process was ended, or ssh lost the connection"
         if code < 0:

@@ -4,13 +4,14 @@ Owns: what stays the same over all of that (which hosts, which parts, how much c
 and not given to a model yet. Does not own: the steps (`start`), the model that comes of them (`remote_model`).
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.errors import Cancelled, UsageError
-from gptoss_mlx.hosts.addresses import Host
+from gptoss_mlx.hosts.addresses import Host, read_hosts
 from gptoss_mlx.hosts.cluster import Cluster
 from gptoss_mlx.hosts.remote_model import RemoteModel
 from gptoss_mlx.hosts.sharing import Sharing, measure, share_model
@@ -121,3 +122,26 @@ class HostedModel:
         except BaseException:
             cluster.close()
             raise
+
+
+def open_hosts(
+    hosts: str | os.PathLike[str] | Sequence[str],
+    name: str,
+    folder: Path,
+    config: ModelConfig,
+    patience_seconds: float | None,
+    starting: Stage | None,
+    stopped: Callable[[], bool],
+) -> HostedModel:
+    """The model on the hosts that are named. `starting` hears what is done with them; once `stopped`, that ends.
+
+    Raises as `HostedModel` and `read_hosts`, and Cancelled.
+    """
+
+    def stage(sentence: str) -> None:
+        if stopped():
+            raise Cancelled("starting the hosts was stopped")
+        if starting is not None:
+            starting(sentence)
+
+    return HostedModel(read_hosts(hosts), name, folder, config, patience_seconds=patience_seconds, stage=stage)

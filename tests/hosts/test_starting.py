@@ -70,6 +70,16 @@ def test_another_version_is_a_sentence(homes: Homes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "said"), [("echo", "its process ended with code 0"), ("yes --", "what it says is not what a rank says")]
+)
+def test_a_host_that_runs_something_else_is_a_sentence(homes: Homes, program: str, said: str) -> None:
+    (homes("odd") / "prefix").write_text(program)
+    with pytest.raises(HostsError, match=rf"odd \(rank 1\) could not be started: {said}"):
+        start("pocket", "127.0.0.1", "odd")
+
+
+@pytest.mark.slow
 def test_another_mlx_is_a_sentence(homes: Homes) -> None:
     old = homes("old")
     (old / "sitecustomize.py").write_text(
