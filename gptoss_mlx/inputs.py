@@ -74,11 +74,12 @@ def _add_to_system(message: Message, options: Options) -> Message:
     for index, item in enumerate(message.content):
         if isinstance(item, SystemContent):
             there = {namespace.name for namespace in item.tools}
-            if double := next((each.name for each in options.builtin_tools if each.name in there), None):
+            added = [each for each in options.builtin_tools if each not in item.tools]
+            if double := next((each.name for each in added if each.name in there), None):
                 raise UsageError(
                     f"the tool {double!r} is given both in the system message and as an option; expected one of the two"
                 )
-            offered = replace(item, tools=(*item.tools, *options.builtin_tools))
+            offered = replace(item, tools=(*item.tools, *added))
             return replace(message, content=(*message.content[:index], offered, *message.content[index + 1 :]))
     names = ", ".join(namespace.name for namespace in options.builtin_tools)
     raise UsageError(

@@ -1,5 +1,6 @@
 """What all tests share: the pocket model, its tokenizer, and conversions of it."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -26,6 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         held = () if module is None else vars(module).values()
         if any(str(getattr(value, "__module__", "")).startswith("tests.simulator") for value in held):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled() -> None:
+    """What earlier modules left behind is looked at once: closing a model collects garbage, and that would look at all
+    objects of a process of thousands of tests each time (measured: 1.4 s more a test at the end of the suite)."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

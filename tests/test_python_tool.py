@@ -70,7 +70,7 @@ def test_the_callers_own_system_message_gets_it_too():
     assert first.content == (SystemContent(model_identity="You are Ann.", tools=(PYTHON,)),)
     given = Message.system(SystemContent(tools=(PYTHON,)))
     assert read_conversation([given, Message.user("hi")], options)[0] == given
-    with pytest.raises(UsageError, match="a built-in tool stands in the system message"):
+    with pytest.raises(UsageError, match="the system message is plain text, and python belongs into it"):
         read_conversation([Message.system("plain"), Message.user("hi")], options)
 
 

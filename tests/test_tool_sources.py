@@ -93,7 +93,7 @@ def test_a_choice_may_name_a_tool_with_its_place(pocket_tokenizer: Tokenizer):
 
 
 def test_two_places_of_one_name_are_refused(pocket_tokenizer: Tokenizer):
-    with pytest.raises(UsageError, match="two servers of tools called 'north'"):
+    with pytest.raises(UsageError, match="two sources of tools called 'north'"):
         scripted_chat(pocket_tokenizer, tools=[Shelf("north", "add"), Shelf("north", "sub")])
 
 

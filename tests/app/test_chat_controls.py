@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from gptoss_mlx.app.store import Store
 from gptoss_mlx.tokenizer import Tokenizer
 from tests.app.driving import Desk, drive, said
@@ -179,6 +181,7 @@ def test_undo_of_an_answer_under_way_stops_it_first(home: Path, tokenizer: Token
     drive(home, load, work)
 
 
+@pytest.mark.slow
 def test_answer_now_cuts_the_thinking_short(home: Path, tokenizer: Tokenizer):
     load = ScriptedLoad(tokenizer, f"<|channel|>analysis<|message|>{'hm ' * 3000}", tokens_per_second=300)
 

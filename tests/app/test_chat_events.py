@@ -219,6 +219,7 @@ def test_an_answer_goes_on_behind_another_conversation(home: Path, tokenizer: To
     drive(home, load, work)
 
 
+@pytest.mark.slow
 def test_drafts_stay_with_their_conversations_and_the_last_one_comes_back(home: Path, tokenizer: Tokenizer):
     load = ScriptedLoad(tokenizer, final("one"), final("two"))
 
@@ -310,6 +311,7 @@ def test_the_place_survives_damage_and_other_apps(home: Path):
     assert [file.name for file in home.iterdir()] == ["place.json"]
 
 
+@pytest.mark.slow
 def test_an_answer_of_another_window_is_followed_and_not_disturbed(home: Path, tokenizer: Tokenizer):
     with Store(home / "chats.sqlite3") as other:
         conversation = other.create(date="2026-01-31")

@@ -44,6 +44,7 @@ def test_a_conversation_whose_context_is_full_goes_on_and_says_what_it_left_out(
     drive(home, load, work)
 
 
+@pytest.mark.slow
 def test_an_old_chat_still_says_what_was_left_out(home: Path, load: ScriptedLoad):
     async def first(desk: Desk) -> None:
         await fill(desk, 5)

@@ -67,6 +67,7 @@ def file_of(home: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_first_answer_after_a_restart_reads_little_and_is_the_same(again: Path, left: Path, tmp_path: Path):
     kept = next_answer(again)
     assert kept.stats["cached_tokens"] > LEAST_TOKENS
@@ -107,6 +108,7 @@ def test_the_second_turn_shows_what_came_from_the_cache_and_the_size_on_disk(hom
     drive(home, load, work, model="pocket", preferences=GREEDY, size=(120, 40))
 
 
+@pytest.mark.slow
 def test_a_conversation_is_saved_before_another_model_comes(home: Path):
     async def work(desk: Desk) -> None:
         await first(desk)

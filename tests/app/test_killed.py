@@ -4,6 +4,8 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from gptoss_mlx.app.store import Store
 from tests.app.at_terminal import AtTerminal
 from tests.app.scripted_engine import final
@@ -12,6 +14,7 @@ WORDS = 3000
 TOKENS_PER_SECOND = 100
 
 
+@pytest.mark.slow
 def test_a_kill_in_mid_answer_loses_at_most_the_last_second(home: Path):
     (home / "script.txt").write_text(final(" ".join(f"n{number}" for number in range(WORDS))))
     command = ("-m", "tests.app.scripted_app", str(home), str(TOKENS_PER_SECOND), str(home / "script.txt"))

@@ -27,6 +27,7 @@ from tests.app.driving import Desk, drive
 from tests.app.scripted_engine import ScriptedLoad, final, thought
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "screen"),
     [
@@ -103,6 +104,7 @@ def test_the_keys_that_are_shown_are_those_of_the_moment(home: Path, tokenizer: 
     drive(home, load, work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "beside"), [((60, 20), False), ((80, 24), False), ((120, 40), True)])
 def test_the_statistics_are_beside_the_conversation_or_below_it(
     home: Path, tokenizer: Tokenizer, size: tuple[int, int], beside: bool
@@ -120,6 +122,7 @@ def test_the_statistics_are_beside_the_conversation_or_below_it(
     drive(home, ScriptedLoad(tokenizer, thought("Hm.", "So it is.")), work, size=size)
 
 
+@pytest.mark.slow
 def test_settings_of_the_conversation_and_the_defaults(home: Path, tokenizer: Tokenizer) -> None:
     async def work(desk: Desk) -> None:
         await desk.press("f5")
@@ -184,6 +187,7 @@ def test_the_palette_runs_commands(home: Path, tokenizer: Tokenizer) -> None:
     drive(home, ScriptedLoad(tokenizer), work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("colours", "preference", "theme"),
     [
@@ -249,6 +253,7 @@ def test_deleting_the_open_conversation_leaves_an_empty_one(home: Path, tokenize
     drive(home, ScriptedLoad(tokenizer, final("So it is.")), work)
 
 
+@pytest.mark.slow
 def test_another_model_answers_in_the_same_conversation(home: Path, tokenizer: Tokenizer) -> None:
     load = ScriptedLoad(tokenizer, final("first"), final("second"))
 
@@ -310,6 +315,7 @@ def test_at_first_the_pocket_model_is_on_and_openais_is_offered(
     drive(home, ScriptedLoad(tokenizer), work, model=None)
 
 
+@pytest.mark.slow
 def test_where_no_colour_is_wanted_none_is_sent_and_cursors_are_underlined(
     home: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ needs_schedstat = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_schedstat
 def test_keys_are_painted_at_once_while_text_streams(home: Path):
     answer = long_answer(5000)

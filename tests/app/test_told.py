@@ -39,6 +39,7 @@ def test_who_leaves_with_chats_in_memory_only_is_asked_and_may_stay(home: Path, 
     drive(home, load, work, store=store)
 
 
+@pytest.mark.slow
 def test_chats_in_memory_are_saved_by_themselves_once_they_can_be(home: Path, load: ScriptedLoad):
     blocked = home / "blocked"
     blocked.write_text("this is no folder")

@@ -97,6 +97,7 @@ def test_an_answer_that_is_stopped_waits_for_no_server(home: Path, tokenizer: To
     play(home, tokenizer, work, final("No."), servers=(rogue("hang", name="slow", start_seconds=60.0),))
 
 
+@pytest.mark.slow
 def test_f6_shows_servers_switches_them_and_keeps_policies(home: Path, tokenizer: Tokenizer) -> None:
     def own(a: int) -> int:
         """One's own."""
@@ -166,6 +167,7 @@ def test_f6_shows_servers_switches_them_and_keeps_policies(home: Path, tokenizer
         assert latest.settings.tools_off == ("rogue.kinds", "rogue.*")
 
 
+@pytest.mark.slow
 def test_a_crash_is_told_once_and_r_starts_the_server_again(home: Path, tokenizer: Tokenizer) -> None:
     async def work(desk: Desk) -> None:
         turn = await desk.ask("Crash.")

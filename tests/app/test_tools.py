@@ -131,6 +131,7 @@ def test_a_call_that_was_allowed_runs_and_the_chat_keeps_call_and_result(
     assert ">42<" in prompt
 
 
+@pytest.mark.slow
 def test_a_refusal_and_its_reason_reach_the_model(home: Path, tokenizer: Tokenizer, shop: Workshop) -> None:
     async def work(desk: Desk) -> None:
         await desk.say("17 plus 25?")
@@ -222,6 +223,7 @@ def test_what_a_tool_raises_is_shown_harmlessly_and_the_model_goes_on(
     play(home, tokenizer, shop, work, call("fail", "{}"), final("It failed."), run_all=True)
 
 
+@pytest.mark.slow
 def test_a_question_waits_behind_another_conversation_and_is_found_again(
     home: Path, tokenizer: Tokenizer, shop: Workshop
 ) -> None:
@@ -348,6 +350,7 @@ def test_without_tools_the_screen_says_how_to_give_some(home: Path, tokenizer: T
     drive(home, ScriptedLoad(tokenizer), work)
 
 
+@pytest.mark.slow
 def test_a_question_of_a_model_that_was_left_holds_nothing_up(home: Path, tokenizer: Tokenizer, shop: Workshop) -> None:
     async def work(desk: Desk) -> None:
         await desk.say("17 plus 25?")

@@ -113,6 +113,7 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_turn_and_the_next_message_starts_it_again(
     two: GptOss, pocket: GptOss, mark: str
 ) -> None:

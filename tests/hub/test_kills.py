@@ -184,6 +184,7 @@ def kill_at_bytes(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, *, 
     return costs
 
 
+@pytest.mark.slow
 def test_kill_at_random_bytes(larger: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed = time.time_ns() if os.environ.get("RANDOM") else 1
     assert max(kill_at_bytes(larger, home, monkeypatch, kills=2, seed=seed)) <= LOST_BYTES

@@ -223,6 +223,7 @@ def test_what_is_no_model_or_another_one_is_not_mended(model: Path, home: Path, 
         download("20b", options=QUICK)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_wrong(
     model: Path, hub: StandInHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -163,6 +163,7 @@ def test_any_mix_of_reading_and_going_back_equals_a_cold_model(
     assert relative_errors(found[-1:], cold).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ops", OPS, ids=lambda ops: type(ops).__name__)
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=12))
 @settings(max_examples=30, deadline=None)
