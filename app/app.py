@@ -90,6 +90,7 @@ class GptossApp(Leaving):
         settings: Mapping[str, Any] | None = None,
         overflow: str | None = None,
         hosts: str | None = None,
+        host_mode: str | None = None,
         host_timeout_seconds: float | None = None,
         defaults: Mapping[str, Any] | None = None,
         date: str | None = None,
@@ -102,16 +103,21 @@ class GptossApp(Leaving):
         download: ModelDownload | None = None,
     ) -> None:
         """`model`: what is loaded first (default: the preferences' model, else the pocket model); `resume`: the
-        conversation to go on with (default: the one that was on the screen last). `settings`, `overflow`, `hosts` and
-        `host_timeout_seconds` go over the preferences while the app runs, `defaults` are further options of every
-        answer, `date` is what models are told in new conversations, `toolbox` holds what they may call, and `servers`
-        are started for them beside those of the preferences. The rest is for tests."""
+        conversation to go on with (default: the one that was on the screen last). `settings`, `overflow`, `hosts`,
+        `host_mode` and `host_timeout_seconds` go over the preferences while the app runs, `defaults` are further
+        options of every answer, `date` is what models are told in new conversations, `toolbox` holds what they may
+        call, and `servers` are started for them beside those of the preferences. The rest is for tests."""
         super().__init__(ansi_color=colourless())
         self.store = Store() if store is None else store
         """Where the conversations are."""
         self.preferences = load_preferences() if preferences is None else preferences
         self.preferences = replace(self.preferences, **(settings or {}))
-        given: dict[str, Any] = {"overflow": overflow, "hosts": hosts, "host_timeout_seconds": host_timeout_seconds}
+        given: dict[str, Any] = {
+            "overflow": overflow,
+            "hosts": hosts,
+            "host_mode": host_mode,
+            "host_timeout_seconds": host_timeout_seconds,
+        }
         given = {name: value for name, value in given.items() if value is not None}
         self.preferences = replace(self.preferences, **given)
         """What the user set; replaced when that changes."""

@@ -35,6 +35,9 @@ OVERFLOWS: Final = ("drop_oldest", "error")
 PROVIDERS: Final = ("exa", "brave")
 """As `gptoss_mlx.tools.browser.providers.PROVIDERS`."""
 
+HOST_MODES: Final = ("tensor", "pipeline")
+"""As `gptoss_mlx.distributed.plan.MODES`."""
+
 DEFAULT_THEME: Final = "auto"
 """The app's own colours, dark or light as the terminal is."""
 
@@ -71,6 +74,8 @@ class Preferences:
     """How long a model that nobody asks stays in memory; None: for ever."""
     hosts: str | None = None
     """The machines that share the model, names with commas between; None: this one alone."""
+    host_mode: str | None = None
+    """How they share it: one of `HOST_MODES`; None: what seems faster."""
     host_timeout_seconds: float | None = None
     """After how long a host that says nothing is given up; None: 10 s."""
     keep_reasoning_open: bool = False
@@ -223,6 +228,13 @@ SETTINGS: Final[dict[str, Setting]] = {
         '"mac1,mac2"',
         "names of hosts with commas between",
         _is_text,
+    ),
+    "host_mode": Setting(
+        "How they share it: tensor (each has a part of every layer) or pipeline (each has some of the layers); without "
+        "it, what seems faster.",
+        '"pipeline"',
+        "one of tensor, pipeline",
+        lambda value: value in HOST_MODES,
     ),
     "host_timeout_seconds": Setting(
         "Seconds after which a host that says nothing is given up.",

@@ -233,6 +233,7 @@ class ScreenActions(ChatActions):
     def set_hosts(self) -> None:
         """The preferences say which machines share the model; from the next load on."""
         self.session.hosts = self.preferences.hosts
+        self.session.host_mode = self.preferences.host_mode
         self.session.host_timeout_seconds = self.preferences.host_timeout_seconds
 
     def _settings_chosen(self, change: "SettingsChange | None") -> None:

@@ -25,7 +25,7 @@ REPORT_SECONDS = 0.1
 
 Load: TypeAlias = Callable[..., "GptOss"]
 """`gptoss_mlx.load`, called with the name, `context`, `idle_unload_seconds`, `progress`, `checking`, options of every
-answer, and, where several machines share the model, `hosts`, `host_timeout_seconds` and `starting`."""
+answer, and, where several machines share the model, `hosts`, `host_mode`, `host_timeout_seconds` and `starting`."""
 
 
 class ModelSession:
@@ -59,6 +59,8 @@ class ModelSession:
         """After how long without a request that is; holds from the next `open`."""
         self.hosts: str | None = None
         """The machines that share the model; None: this one alone. Holds from the next `open`."""
+        self.host_mode: str | None = None
+        """How they share it; None: as seems faster."""
         self.host_timeout_seconds: float | None = None
         """After how long a host that says nothing is given up; None: 10 s."""
         self.starting = ""
@@ -160,7 +162,12 @@ class ModelSession:
                 self.starting = sentence
                 self.on_change()
 
-        return {"hosts": self.hosts, "host_timeout_seconds": self.host_timeout_seconds, "starting": starting}
+        return {
+            "hosts": self.hosts,
+            "host_mode": self.host_mode,
+            "host_timeout_seconds": self.host_timeout_seconds,
+            "starting": starting,
+        }
 
     def _settle(self, number: int, model: "GptOss | None", error: str | None) -> None:
         with self._lock:

@@ -48,7 +48,7 @@ from gptoss_mlx.turn import Turn, prepare_turn
 from gptoss_mlx.weights import needs_of
 
 if TYPE_CHECKING:
-    from gptoss_mlx.hosts.session import HostedModel
+    from gptoss_mlx.distributed.plan import Mode
     from gptoss_mlx.hosts.sharing import HostShare
 
 T = TypeVar("T")
@@ -63,6 +63,7 @@ def load(
     force: bool = False,
     idle_unload_seconds: float | None = None,
     hosts: "str | os.PathLike[str] | Sequence[str] | None" = None,
+    host_mode: "Mode | None" = None,
     host_timeout_seconds: float | None = None,
     starting: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -79,9 +80,10 @@ def load(
     without a request free the weights, which the next request has loaded again (default: never).
 
     `hosts` share the model among machines: names that ssh knows, `["mac1", "mac2"]` or "mac1,mac2", or a hostfile of
-    MLX; `["127.0.0.1", "127.0.0.1"]` runs two ranks here, to try it, slower than one. A host that says nothing for
-    `host_timeout_seconds` (default: 10) is lost: the turn ends with `HostLost`, and the next request starts the hosts
-    again. `starting(sentence)` hears what is done with them. `save_kv` and `load_kv` keep nothing then.
+    MLX; `["127.0.0.1", "127.0.0.1"]` runs two ranks here, to try it, slower than one. `host_mode` is `tensor` or
+    `pipeline` (default: what seems faster, by the link as it is measured; `hosting` says why). A host that says nothing
+    for `host_timeout_seconds` (default: 10) is lost: the turn ends with `HostLost`, and the next request starts the
+    hosts again. `starting(sentence)` hears what is done with them. `save_kv` and `load_kv` keep nothing then.
 
     `progress(done_bytes, total_bytes)` is called while weights are read, on another thread; `checking(done, total)` is
     called there while kernels are checked, which takes seconds the first time on a Mac; `defaults` are options for
@@ -96,6 +98,7 @@ def load(
         force=force,
         idle_unload_seconds=idle_unload_seconds,
         hosts=hosts,
+        host_mode=host_mode,
         host_timeout_seconds=host_timeout_seconds,
         starting=starting,
         progress=progress,
@@ -121,6 +124,7 @@ class GptOss:
         force: bool = False,
         idle_unload_seconds: float | None = None,
         hosts: "str | os.PathLike[str] | Sequence[str] | None" = None,
+        host_mode: "Mode | None" = None,
         host_timeout_seconds: float | None = None,
         starting: Callable[[str], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -155,23 +159,27 @@ class GptOss:
         reading, checking = self._stoppable("bytes", progress), self._stoppable("kernels", checking)
         device = this_device()
         self._needs = needs_of(open_checkpoint(found.folder), device)
-        self._hosted = None if hosts is None else self._host(hosts, os.fspath(model), host_timeout_seconds, starting)
+        self._hosted = hosted = None
+        if hosts is not None:
+            # What several machines need costs nothing where there is one.
+            from gptoss_mlx.hosts.options import HostOptions
+            from gptoss_mlx.hosts.session import open_hosts
+
+            how = HostOptions(host_mode, host_timeout_seconds, starting, self._stop_loading.is_set)
+            self._hosted = hosted = open_hosts(hosts, os.fspath(model), self.folder, self.config, how)
         try:
             self.context_limit: int = self._choose_context(context, force=force)
             """Tokens of a conversation at most, the answer included."""
         except BaseException:
             self._let_hosts_go()
             raise
-        if kv_limit_bytes is None:
-            kv_limit_bytes = (
-                default_limit_bytes(device, self._needs.weights_bytes)
-                if self._hosted is None
-                else self._hosted.sharing.kv_limit_bytes
-            )
+        if kv_limit_bytes is None and self._hosted is not None:
+            kv_limit_bytes = self._hosted.sharing.kv_limit_bytes
+        elif kv_limit_bytes is None:
+            kv_limit_bytes = default_limit_bytes(device, self._needs.weights_bytes)
         self.kv_pool: KVPool = KVPool(kv_limit_bytes if reuse else 0)
         """What was read and is kept between turns; only for the engine's thread."""
         self._held = HeldModel(found.folder)
-        hosted = self._hosted
 
         def load_it() -> Model:
             if hosted is not None:
@@ -374,6 +382,11 @@ class GptOss:
         """Which host has what of the model; empty where it is on this machine alone."""
         return () if self._hosted is None else self._hosted.sharing.shares
 
+    @property
+    def hosting(self) -> str:
+        """How several hosts share the model, and why so; empty where there is one."""
+        return "" if self._hosted is None else self._hosted.sharing.reason
+
     def memory(self) -> MemoryReport:
         """What the model takes with its whole context, reckoned, and what MLX holds now; on several hosts, of all of
         them together. Waits for nothing."""
@@ -431,20 +444,6 @@ class GptOss:
                 progress(done, total)
 
         return report
-
-    def _host(
-        self,
-        hosts: "str | os.PathLike[str] | Sequence[str]",
-        model: str,
-        timeout_seconds: float | None,
-        starting: Callable[[str], None] | None,
-    ) -> "HostedModel":
-        """The model on several hosts, looked at."""
-        # What several machines need costs nothing where there is one.
-        from gptoss_mlx.hosts.session import open_hosts
-
-        stopped = self._stop_loading.is_set
-        return open_hosts(hosts, model, self.folder, self.config, timeout_seconds, starting, stopped)
 
     def _choose_context(self, context: int | None, *, force: bool) -> int:
         """The context length: what was asked for, or what fits. Raises NotEnoughMemory."""

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from gptoss_mlx.bench.plan import OURS
 from gptoss_mlx.errors import UsageError
+from gptoss_mlx.hosts.options import HostOptions
 
 TimedToken = tuple[int, float]
 """A token id and the time (`time.perf_counter`, seconds) at which the host knew it."""
@@ -49,10 +50,10 @@ class BenchEngine(Protocol):
         """Frees the model."""
 
 
-def make_engine(name: str, *, hosts: str | None = None, host_timeout_seconds: float | None = None) -> BenchEngine:
+def make_engine(name: str, *, hosts: str | None = None, how: HostOptions | None = None) -> BenchEngine:
     """The engine of this name, its packages imported; ours shares the model among `hosts` if there are any."""
     if name == OURS:
-        return OurEngine(hosts, host_timeout_seconds)
+        return OurEngine(hosts, how)
     if name == "mlx-lm":
         return MlxLmEngine()
     raise UsageError(f"there is no engine {name!r}; expected {OURS} or mlx-lm")
@@ -61,13 +62,12 @@ def make_engine(name: str, *, hosts: str | None = None, host_timeout_seconds: fl
 class OurEngine:
     """gptoss_mlx: the engine thread with `Generation`, below text and channels."""
 
-    def __init__(self, hosts: str | None = None, host_timeout_seconds: float | None = None) -> None:
+    def __init__(self, hosts: str | None = None, how: HostOptions | None = None) -> None:
         from gptoss_mlx import __version__
         from gptoss_mlx.config import ModelConfig
         from gptoss_mlx.engine import Engine, Ticket
         from gptoss_mlx.generate import Generation
-        from gptoss_mlx.hosts.addresses import read_hosts
-        from gptoss_mlx.hosts.session import HostedModel
+        from gptoss_mlx.hosts.session import HostedModel, open_hosts
         from gptoss_mlx.kernel_check.choice import load_ready_model
         from gptoss_mlx.model import Model
         from gptoss_mlx.sampling import Sampling
@@ -80,9 +80,7 @@ class OurEngine:
             if hosts is None:
                 return Engine(lambda: load_ready_model(folder))
             config = ModelConfig.from_file(folder / "config.json")
-            self._hosted = hosted = HostedModel(
-                read_hosts(hosts), folder.name, folder, config, patience_seconds=host_timeout_seconds
-            )
+            self._hosted = hosted = open_hosts(hosts, folder.name, folder, config, how or HostOptions())
             return Engine(hosted.load)
 
         def work(model: Model, prompt: Sequence[int], count: int) -> list[TimedToken]:

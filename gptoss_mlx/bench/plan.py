@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptoss_mlx.config import ModelConfig
+from gptoss_mlx.distributed.plan import Mode
 from gptoss_mlx.errors import ModelNotFound, UsageError
 from gptoss_mlx.models import FoundModel, find_model
 from gptoss_mlx.tokenizer import Tokenizer
@@ -35,6 +36,8 @@ class Settings:
     """How long one run may take, from the start of its process."""
     hosts: str | None = None
     """The machines that share our model; None: this one alone."""
+    host_mode: Mode | None = None
+    """How they share it; None: as seems faster."""
     host_timeout_seconds: float | None = None
     """After how long a host that says nothing is given up; None: as usual."""
 

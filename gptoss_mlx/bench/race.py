@@ -74,7 +74,12 @@ def run_race(
         folder = str(plan.folder_of(engine).resolve())
         request = Request(engine, folder, plan.prompt, settings.decode_tokens, settings.warm_up)
         if engine == OURS and settings.hosts is not None:
-            return replace(request, hosts=settings.hosts, host_timeout_seconds=settings.host_timeout_seconds)
+            return replace(
+                request,
+                hosts=settings.hosts,
+                host_mode=settings.host_mode,
+                host_timeout_seconds=settings.host_timeout_seconds,
+            )
         return request
 
     def in_words(figures: Mapping[str, Any]) -> str:

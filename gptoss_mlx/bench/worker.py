@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gptoss_mlx.distributed.plan import Mode
 from gptoss_mlx.errors import GptOssError
+from gptoss_mlx.hosts.options import HostOptions
 
 WARM_UP_TOKENS = 4
 """Tokens decoded by the first request after loading, when another one is measured."""
@@ -34,6 +36,8 @@ class Request:
     warm_up: bool
     hosts: str | None = None
     """The machines that share the model; None: this one alone."""
+    host_mode: Mode | None = None
+    """How they share it; None: as seems faster."""
     host_timeout_seconds: float | None = None
 
     def write(self, file: Path) -> None:
@@ -59,7 +63,8 @@ def measure(request: Request, on_stage: Callable[[str], None]) -> dict[str, Any]
 
     from gptoss_mlx.bench.engines import make_engine
 
-    engine = make_engine(request.engine, hosts=request.hosts, host_timeout_seconds=request.host_timeout_seconds)
+    how = HostOptions(request.host_mode, request.host_timeout_seconds)
+    engine = make_engine(request.engine, hosts=request.hosts, how=how)
     on_stage("loading")
     load_begin = time.perf_counter()
     engine.load(Path(request.folder))

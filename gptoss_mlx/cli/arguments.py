@@ -365,6 +365,11 @@ def _add_hosts_options(parser: argparse.ArgumentParser) -> None:
     several = parser.add_argument_group("several machines")
     several.add_argument("--hosts", metavar="HOST,HOST", help=f"share the model among machines: {HOSTS_HELP}")
     several.add_argument(
+        "--host-mode",
+        choices=("tensor", "pipeline"),
+        help="how they share it: each has a part of every layer, or some of the layers (default: what seems faster)",
+    )
+    several.add_argument(
         "--host-timeout",
         type=float,
         metavar="SECONDS",

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         warm_up=not arguments.no_warm_up,
         timeout_seconds=arguments.timeout,
         hosts=arguments.hosts,
+        host_mode=arguments.host_mode,
         host_timeout_seconds=arguments.host_timeout,
     )
     if arguments.batch is not None:

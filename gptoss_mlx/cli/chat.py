@@ -75,6 +75,7 @@ def make_app(arguments: argparse.Namespace) -> "GptossApp":
         settings=_given(arguments, _SETTINGS, instructions=arguments.system, python=with_python or None),
         overflow=arguments.overflow,
         hosts=arguments.hosts,
+        host_mode=arguments.host_mode,
         host_timeout_seconds=arguments.host_timeout,
         defaults={**_given(arguments, _DEFAULTS), **forms},
         date=arguments.date,

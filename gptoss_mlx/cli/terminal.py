@@ -187,8 +187,8 @@ def load_with_progress(model: str, defaults: OptionArguments, arguments: argpars
     """
     if find_or_offer(model).is_pocket:
         defaults.setdefault("effort", "high")
-    context, force, hosts, timeout = (
-        getattr(arguments, name, None) for name in ("context", "force", "hosts", "host_timeout")
+    context, force, hosts, mode, timeout = (
+        getattr(arguments, name, None) for name in ("context", "force", "hosts", "host_mode", "host_timeout")
     )
     with (
         ProgressBar("Loading weights", unit_bytes=True) as reading,
@@ -205,6 +205,7 @@ def load_with_progress(model: str, defaults: OptionArguments, arguments: argpars
             context=context,
             force=bool(force),
             hosts=hosts,
+            host_mode=mode,
             host_timeout_seconds=timeout,
             starting=stage.show,
             progress=read,
@@ -212,7 +213,7 @@ def load_with_progress(model: str, defaults: OptionArguments, arguments: argpars
             defaults=defaults,
         )
     if loaded.hosts and sys.stderr.isatty():
-        for line in host_lines(loaded.hosts):
+        for line in (*host_lines(loaded.hosts), loaded.hosting):
             print(line, file=sys.stderr)
     return loaded
 

@@ -25,6 +25,10 @@ class Link:
     bytes_per_s: float
     """Of many bytes, in one direction."""
 
+    def sentence(self) -> str:
+        """The figures for people."""
+        return f"{self.bytes_per_s / 1e9:.2f} GB/s, {self.latency_s * 1e3:.2f} ms one way"
+
     def seconds(self, traffic: "Traffic") -> float:
         """What so much takes when each hop waits for the one before."""
         return traffic.hops * self.latency_s + traffic.sent_bytes / self.bytes_per_s

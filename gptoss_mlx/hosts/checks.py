@@ -29,7 +29,7 @@ from gptoss_mlx.models import FoundModel
 
 CHECK_PATIENCE_SECONDS: Final = 10.0
 
-What: TypeAlias = Literal["address", "ssh", "gptoss-mlx", "memory", "model", "network", "link", "share"]
+What: TypeAlias = Literal["address", "ssh", "gptoss-mlx", "memory", "model", "network", "link", "share", "speed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,7 @@ def _look_together(hosts: Sequence[Host], model: FoundModel) -> Iterator[Finding
         addresses = ", ".join(host.address for host in cluster.hosts)
         yield Finding(_all(hosts), "network", True, f"each reaches the next: {addresses}")
         link = measure(cluster)
-        speed = f"{link.bytes_per_s / 1e9:.2f} GB/s, {link.latency_s * 1e3:.2f} ms one way"
-        yield Finding(_all(hosts), "link", True, speed)
+        yield Finding(_all(hosts), "link", True, link.sentence())
         try:
             sharing = share_model(model.folder, _config(model), facts, link)
             sharing.choose_context(None, model.name, force=False)
@@ -159,6 +158,7 @@ def _look_together(hosts: Sequence[Host], model: FoundModel) -> Iterator[Finding
             return
         parts = ", ".join(f"{share.host} {share.part} ({gigabytes(share.weights_bytes)})" for share in sharing.shares)
         yield Finding(_all(hosts), "share", True, parts)
+        yield Finding(_all(hosts), "speed", True, sharing.reason.rpartition("; ")[2])
     except GptOssError as error:
         yield Finding(_all(hosts), "link", False, str(error))
     finally:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gptoss_mlx.config import ModelConfig
-from gptoss_mlx.errors import Cancelled, UsageError
+from gptoss_mlx.distributed.plan import Mode
+from gptoss_mlx.errors import Cancelled
 from gptoss_mlx.hosts.addresses import Host, read_hosts
 from gptoss_mlx.hosts.cluster import Cluster
+from gptoss_mlx.hosts.options import HostOptions
 from gptoss_mlx.hosts.remote_model import RemoteModel
 from gptoss_mlx.hosts.sharing import Sharing, measure, share_model
 from gptoss_mlx.hosts.start import (
@@ -38,20 +40,20 @@ class HostedModel:
         folder: Path,
         config: ModelConfig,
         *,
+        mode: Mode | None = None,
         patience_seconds: float | None = None,
         stage: Stage = lambda sentence: None,
     ) -> None:
         """Starts ranks on the hosts, checks them and decides what each gets; loads nothing yet.
 
-        `name` is what the model was asked for as, `folder` where it is here. `stage` hears what begins, here and at
-        every later start. Raises UsageError, HostsError, ModelNotFound, ChecksumError, NotEnoughMemory.
+        `name` is what the model was asked for as, `folder` where it is here; `mode` by itself is what seems faster.
+        `stage` hears what begins, here and at every later start. Raises UsageError, HostsError, ModelNotFound,
+        ChecksumError, NotEnoughMemory.
         """
         patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
-        if not patience > 0:
-            raise UsageError(f"host_timeout_seconds is {patience_seconds!r}; expected more than 0")
         self.hosts = tuple(hosts)
         self._name, self._folder, self._config = name, folder, config
-        self._patience, self._stage = patience, stage
+        self._mode, self._patience, self._stage = mode, patience, stage
         self._lock = threading.Lock()
         self._closed = False
         self._cluster: Cluster | None = None
@@ -112,7 +114,7 @@ class HostedModel:
             join(cluster, self._stage)
             if sharing is None:
                 self._stage("measuring the link between the hosts")
-                sharing = share_model(self._folder, self._config, facts, measure(cluster))
+                sharing = share_model(self._folder, self._config, facts, measure(cluster), self._mode)
             self._sharing = sharing
             self._folders = [there.folder or "" for there in found]
             with self._lock:
@@ -125,23 +127,19 @@ class HostedModel:
 
 
 def open_hosts(
-    hosts: str | os.PathLike[str] | Sequence[str],
-    name: str,
-    folder: Path,
-    config: ModelConfig,
-    patience_seconds: float | None,
-    starting: Stage | None,
-    stopped: Callable[[], bool],
+    hosts: str | os.PathLike[str] | Sequence[str], name: str, folder: Path, config: ModelConfig, how: HostOptions
 ) -> HostedModel:
-    """The model on the hosts that are named. `starting` hears what is done with them; once `stopped`, that ends.
+    """The model on the hosts that are named. Once `how.stopped` says so, starting them ends.
 
     Raises as `HostedModel` and `read_hosts`, and Cancelled.
     """
 
     def stage(sentence: str) -> None:
-        if stopped():
+        if how.stopped():
             raise Cancelled("starting the hosts was stopped")
-        if starting is not None:
-            starting(sentence)
+        if how.starting is not None:
+            how.starting(sentence)
 
-    return HostedModel(read_hosts(hosts), name, folder, config, patience_seconds=patience_seconds, stage=stage)
+    return HostedModel(
+        read_hosts(hosts), name, folder, config, mode=how.mode, patience_seconds=how.timeout_seconds, stage=stage
+    )

@@ -16,10 +16,12 @@ from gptoss_mlx.cache import GROWTH_TOKENS
 from gptoss_mlx.checkpoint import Checkpoint, open_checkpoint
 from gptoss_mlx.config import ModelConfig
 from gptoss_mlx.device import Device
+from gptoss_mlx.distributed.cost import estimate
 from gptoss_mlx.distributed.link import Link
 from gptoss_mlx.distributed.load import shard_bytes
-from gptoss_mlx.distributed.plan import PipelineShare, Plan, Share, share_config
+from gptoss_mlx.distributed.plan import Mode, PipelineShare, Plan, Share, share_config
 from gptoss_mlx.distributed.planning import CONTEXT_TOKENS, make_plan
+from gptoss_mlx.distributed.sizes import Sizes
 from gptoss_mlx.errors import NotEnoughMemory
 from gptoss_mlx.hosts.cluster import Cluster
 from gptoss_mlx.hosts.start import HostFacts
@@ -66,6 +68,8 @@ class Sharing:
     """What each rank's part takes."""
     devices: tuple[Device, ...]
     """What each rank may use: of a host with several ranks, its part."""
+    reason: str
+    """The link, and what was reckoned of it."""
 
     @property
     def longest_context(self) -> int:
@@ -125,17 +129,25 @@ class Sharing:
         return min(limits)
 
 
-def share_model(folder: Path, config: ModelConfig, facts: Sequence[HostFacts], link: Link) -> Sharing:
-    """How the hosts share the model in `folder`, with a `link` between them. Raises NotEnoughMemory, UsageError."""
+def share_model(
+    folder: Path, config: ModelConfig, facts: Sequence[HostFacts], link: Link, mode: Mode | None = None
+) -> Sharing:
+    """How the hosts share the model in `folder`, with a `link` between them; in the faster mode, unless it is given.
+
+    Raises NotEnoughMemory, UsageError.
+    """
     devices = own_devices(facts)
     checkpoint = open_checkpoint(folder)
+    dense_bits = None if checkpoint.manifest is None else checkpoint.manifest.dense_bits
+    value_bytes = 2 if any(device.gpu for device in devices) else 4
     plan = make_plan(
         config,
         [memory_limit(device) for device in devices],
+        mode=mode,
         link=link,
         context=min(CONTEXT_TOKENS, config.max_position_embeddings),
-        dense_bits=None if checkpoint.manifest is None else checkpoint.manifest.dense_bits,
-        value_bytes=2 if any(device.gpu for device in devices) else 4,
+        dense_bits=dense_bits,
+        value_bytes=value_bytes,
     )
     plan.check(config)
     dtype = _agreed_dtype(checkpoint, plan, devices)
@@ -151,7 +163,9 @@ def share_model(folder: Path, config: ModelConfig, facts: Sequence[HostFacts], l
             (fact, memory_limit(device), fact.free_bytes) for fact, device in zip(facts, devices, strict=True)
         )
     )
-    return Sharing(plan, shares, config, needs, devices)
+    reckoned = estimate(Sizes(config, dense_bits, value_bytes), plan, link).sentence()
+    reason = f"link measured: {link.sentence()}; {reckoned}"
+    return Sharing(plan, shares, config, needs, devices, reason)
 
 
 def measure(cluster: Cluster) -> Link:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_mlx import ChecksumError, HostsError, ModelNotFound, UsageError, load
+from gptoss_mlx.distributed.plan import MODES, Mode
 from gptoss_mlx.hosts.addresses import one_host
 from gptoss_mlx.hosts.delivery import deliver_model
 from gptoss_mlx.manifest import read_manifest
@@ -49,6 +51,21 @@ def test_one_host_is_not_several() -> None:
 def test_a_time_limit_is_positive(seconds: float) -> None:
     with pytest.raises(UsageError, match="more than 0"):
         load("pocket", hosts=["127.0.0.1"] * 2, host_timeout_seconds=seconds)
+
+
+def test_a_way_to_share_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="host_mode is 'both'; expected tensor or pipeline"):
+        load("pocket", hosts=["127.0.0.1"] * 2, host_mode="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_the_way_to_share_can_be_said_and_the_link_is_told(mode: Mode) -> None:
+    with load("pocket", hosts=["127.0.0.1"] * 2, host_mode=mode) as model:
+        assert re.match(r"link measured: \d+\.\d\d GB/s, \d+\.\d\d ms one way; ", model.hosting)
+        assert f"{mode} mode on 2 machines: at most" in model.hosting
+        assert all(share.part.startswith("layers") == (mode == "pipeline") for share in model.hosts)
+        assert model.ask("What is 2 plus 2?", temperature=0.0, max_tokens=8).tokens
 
 
 def test_a_host_that_ssh_does_not_reach_is_a_sentence(homes: Homes) -> None:
