@@ -73,6 +73,8 @@ class ModelSession:
         self._turnstile = threading.Lock()
         self._number = 0
         self._old: list[GptOss] = []
+        self._threads: list[threading.Thread] = []
+        """Those that load."""
         self._reported = 0.0
 
     def open(self, name: str, context: int | None = None) -> None:
@@ -80,7 +82,11 @@ class ModelSession:
         with self._lock:
             number = self._next(name, "loading")
             self.context = context
-        threading.Thread(target=self._run, args=(number, name, context), name="gptoss-loading", daemon=True).start()
+            thread = threading.Thread(
+                target=self._run, args=(number, name, context), name="gptoss-loading", daemon=True
+            )
+            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+            thread.start()
         self.on_change()
 
     def look(self) -> bool:
@@ -110,6 +116,13 @@ class ModelSession:
             self._next(None, "none")
         self._close_old()
         self.on_change()
+
+    def wait_until_ended(self, seconds: float) -> bool:
+        """After `close`: blocks until nothing loads any more; False when `seconds` passed before."""
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _next(self, name: str | None, state: SessionState) -> int:
         """Puts the model that is there aside and numbers what comes."""

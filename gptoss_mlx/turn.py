@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 from gptoss_mlx.context import make_prompt
@@ -310,7 +311,7 @@ class Listener:
     answer_tokens: int = 0
     reasoning_truncated: bool = False
     stopped: bool = False
-    _texts: dict[str, list[str]] = field(default_factory=dict)
+    _texts: dict[str, StringIO] = field(default_factory=dict)
     _calls: list[ToolCall] = field(default_factory=list)
     _warnings: list[ParseWarning] = field(default_factory=list)
     _messages: list[Message] = field(default_factory=list)
@@ -361,12 +362,12 @@ class Listener:
         if finish == "stop" and self._calls:
             finish = "tool_calls"
         wanted = self.turn.options.sampling.logprobs
-        text = "".join(self._texts.get(FINAL, ()))
+        text = self._text_of(FINAL)
         parsed = self._parsed(text)
         reply = Reply(
             text=text,
-            reasoning="".join(self._texts.get(ANALYSIS, ())),
-            commentary="".join(self._texts.get(COMMENTARY, ())),
+            reasoning=self._text_of(ANALYSIS),
+            commentary=self._text_of(COMMENTARY),
             tool_calls=tuple(self._calls),
             parsed=parsed,
             finish_reason=finish,
@@ -433,7 +434,7 @@ class Listener:
             yield self._shown(rest)
         if self.stopped and message.channel in (FINAL, None):
             # The history holds what the reader saw, not the tokens beyond the stop string.
-            message = Message.assistant("".join(self._texts.get(FINAL, ())))
+            message = Message.assistant(self._text_of(FINAL))
         self._messages.append(message)
         if (name := message.tool_name) is not None:
             call = ToolCall(
@@ -442,9 +443,13 @@ class Listener:
             self._calls.append(call)
             yield call
 
+    def _text_of(self, channel: str) -> str:
+        return self._texts[channel].getvalue() if channel in self._texts else ""
+
     def _shown(self, text: str) -> TextDelta:
         if self._recipient is None:
-            self._texts.setdefault(self._channel, []).append(text)
+            # A string of a token's would take ten times the room of its text.
+            self._texts.setdefault(self._channel, StringIO()).write(text)
         logprobs = tuple(self._waiting_logprobs) if self.turn.options.sampling.logprobs else None
         delta = TextDelta(self._channel, text, self._held_tokens, logprobs)
         self._waiting_logprobs.clear()

@@ -7,11 +7,13 @@ beginning (a link's target, the state of the highlighter in a long block of code
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.errors import NoWidget
 
 from gptoss_mlx.app.displayed_text import displayable
 from gptoss_mlx.app.markdown.sections import CODE_CHARACTERS, Section, SectionCutter, cut_sections
@@ -70,6 +72,17 @@ class Answer(Vertical):
             await self.mount(self._tail)
         else:
             self._tail.show(self._cutter.rest)
+        if sections:
+            self._rest_above()
+
+    def _rest_above(self) -> None:
+        """Sections that are over and out of sight rest: an answer may be as long as a book."""
+        for section in self.query_children(MarkdownText):
+            if section is self._tail or section.resting:
+                continue
+            with suppress(NoWidget):
+                if not self.screen.find_widget(section).visible_region:
+                    section.rest()
 
     async def finish(self) -> None:
         """Nothing more comes: the whole text stands as it would if it had come at once."""

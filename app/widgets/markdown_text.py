@@ -24,22 +24,39 @@ class MarkdownText(Widget):
         self._text = text
         self._rows: tuple[int, list[Row]] | None = None
         """For the width that they were last asked for."""
+        self._height: tuple[int, int] | None = None
+        """That width, and how many they are."""
 
     def show(self, text: str) -> None:
         """Shows another text."""
         self._text = text
-        self._rows = None
+        self._rows = self._height = None
         self.refresh(layout=True)
+
+    @property
+    def resting(self) -> bool:
+        """Whether it holds no more than its text and its height."""
+        return self._rows is None
+
+    def rest(self) -> None:
+        """Lets go of what the text is made into, until it is to be seen again: that takes 70 bytes a character."""
+        self._rows = None
+        # All of it is rendered anew then; what was rendered is not needed any more.
+        self.refresh()
+        self._render_cache.lines.clear()
 
     def rows(self, width: int) -> list[Row]:
         """The text in rows of at most so many cells."""
         if self._rows is None or self._rows[0] != width:
             # The tree is not kept: it takes many times the room of the text, and widths seldom change.
             self._rows = width, markdown_rows(parse_markdown(self._text), width)
+            self._height = width, len(self._rows[1])
         return self._rows[1]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """As many lines as there are rows."""
+        if self._height is not None and self._height[0] == width:
+            return self._height[1]
         return len(self.rows(width))
 
     def render(self) -> Content:

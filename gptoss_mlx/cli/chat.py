@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _SETTINGS: Final = ("effort", "temperature", "top_p", "max_tokens", "max_reasoning_tokens")
 """Options that a conversation of the app has as its own settings, under the same names; `--system` is another."""
 
+END_SECONDS: Final = 3.0
+"""How long a model that is still being loaded is waited for at the end. It ends at its next report, after a few
+megabytes; importing MLX takes half a second."""
+
 _DEFAULTS: Final = ("top_k", "min_p", "repetition_penalty", "seed", "stop")
 """Options that hold for every answer while the app runs."""
 
@@ -30,9 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
         return plain_chat.run(arguments)
     app = make_app(arguments)
     app.run()
-    if app.return_code:
-        return app.return_code
-    return 0
+    code = app.return_code or 0
+    if not app.session.wait_until_ended(END_SECONDS):
+        # Python would take the ground from under a thread that is inside MLX, which aborts the process. All is saved.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def at_terminal() -> bool:

@@ -76,7 +76,7 @@ class StreamParser:
     @property
     def current_content(self) -> str:
         """Text of the running message so far."""
-        return "".join(self._progress.content)
+        return self._progress.content.getvalue()
 
     @property
     def messages(self) -> Sequence[Message]:

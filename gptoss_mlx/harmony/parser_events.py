@@ -1,6 +1,7 @@
 """What the parser says about a stream, and the part of its state that can be asked for at any time."""
 
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Literal, Self, TypeAlias
 
 from gptoss_mlx.harmony.messages import Message, Role
@@ -99,7 +100,7 @@ class Progress:
     state: ParserState = "outside"
     header: Header | None = None
     """Of the running message, once it is complete."""
-    content: list[str] = field(default_factory=list)
+    content: StringIO = field(default_factory=StringIO)
     """Content of the running message so far."""
     messages: list[Message] = field(default_factory=list)
     warnings: list[StreamWarning] = field(default_factory=list)

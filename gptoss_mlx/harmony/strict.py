@@ -3,6 +3,8 @@
 It serves as a yardstick: streams of a real model break its rules often (see tolerant.py).
 """
 
+from io import StringIO
+
 from gptoss_mlx.errors import HarmonyError
 from gptoss_mlx.harmony.messages import ROLES, Message, Role, TextContent
 from gptoss_mlx.harmony.parser_events import (
@@ -67,7 +69,7 @@ class StrictMachine:
                 delta = self._decode(self._tokenizer.token_bytes(token))
                 if not delta:
                     return []
-                progress.content.append(delta)
+                progress.content.write(delta)
                 return [ContentDelta(delta, 1)]
 
     def finish(self) -> list[ParserEvent]:
@@ -88,12 +90,12 @@ class StrictMachine:
         assert progress.header is not None
         events: list[ParserEvent] = []
         if rest := self._undecoded.decode("utf-8", errors="replace"):
-            progress.content.append(rest)
+            progress.content.write(rest)
             events.append(ContentDelta(rest, 0))
         header = progress.header
         message = Message(
             header.role,
-            (TextContent("".join(progress.content)),),
+            (TextContent(progress.content.getvalue()),),
             name=header.name,
             recipient=header.recipient,
             channel=header.channel,
@@ -101,7 +103,7 @@ class StrictMachine:
             tokens=tuple(progress.message_tokens),
         )
         progress.messages.append(message)
-        progress.state, progress.header, progress.content, progress.message_tokens = "outside", None, [], []
+        progress.state, progress.header, progress.content, progress.message_tokens = "outside", None, StringIO(), []
         self._undecoded = b""
         self._header_raw = START
         return [*events, MessageFinished(message, raw, False)]

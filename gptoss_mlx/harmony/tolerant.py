@@ -8,6 +8,7 @@ tests/harmony/test_malformed.py has one case of each kind.
 import codecs
 import re
 from collections.abc import Set
+from io import StringIO
 from typing import TypeAlias
 
 from gptoss_mlx.harmony.header import Item, Opening, content_start, read_header
@@ -138,7 +139,7 @@ class TolerantMachine:
     def _text(self, text: str, tokens: int) -> None:
         progress = self.progress
         if progress.state == "content":
-            progress.content.append(text)
+            progress.content.write(text)
             self._events.append(ContentDelta(text, tokens))
             return
         self._items.append(Item(text, tokens))
@@ -204,7 +205,7 @@ class TolerantMachine:
 
     def _start_message(self, header: Header, raw: str) -> None:
         progress = self.progress
-        progress.state, progress.header, progress.content = "content", header, []
+        progress.state, progress.header, progress.content = "content", header, StringIO()
         self._items, self._raw_start = [], ""
         self._events.append(MessageStarted.of(header, raw))
 
@@ -247,7 +248,7 @@ class TolerantMachine:
         assert header is not None
         message = Message(
             header.role,
-            (TextContent("".join(progress.content)),),
+            (TextContent(progress.content.getvalue()),),
             name=header.name,
             recipient=header.recipient,
             channel=header.channel,
@@ -256,7 +257,7 @@ class TolerantMachine:
         )
         progress.messages.append(message)
         self._events.append(MessageFinished(message, raw, self._repaired))
-        progress.state, progress.header, progress.content, progress.message_tokens = "outside", None, [], []
+        progress.state, progress.header, progress.content, progress.message_tokens = "outside", None, StringIO(), []
         progress.role = None
         self._opening, self._repaired, self._literal = "none", False, False
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from textual.app import App, ComposeResult
+from textual.containers import VerticalScroll
 from textual.geometry import Offset
 from textual.pilot import Pilot
 from textual.selection import Selection
@@ -11,6 +12,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from gptoss_mlx.app.conversation import Attachment, Turn
+from gptoss_mlx.app.widgets.answer import Answer
 from gptoss_mlx.app.widgets.markdown_text import MarkdownText
 from gptoss_mlx.app.widgets.plain_text import RUN_CHARACTERS, PlainText
 from gptoss_mlx.app.widgets.user_message import SHOWN_LINES, AttachedFile, RestOfMessage, UserMessage
@@ -129,3 +131,31 @@ def test_only_links_to_the_web_are_opened() -> None:
         assert app.opened == ["https://a.org/?x='y'"]
 
     drive(MarkdownText("[web](https://a.org/?x='y')\n\n[file](file:///etc/passwd)"), steps, (60, 10))
+
+
+def test_a_streamed_answer_keeps_only_what_is_in_sight_rendered_and_shows_the_rest_again() -> None:
+    paragraphs = [f"## Part {n}\n\n" + f"word{n} " * 150 for n in range(16)]
+
+    async def steps(app: OneWidget, pilot: Pilot[None]) -> None:
+        answer = app.query_one(Answer)
+        for paragraph in paragraphs:
+            await answer.append(paragraph + "\n\n")
+            await pilot.pause()
+            app.query_one(VerticalScroll).scroll_end(animate=False)
+            await pilot.pause()
+        sections = list(answer.query(MarkdownText))
+        height = answer.size.height
+        assert len(sections) >= 6
+        assert [section.resting for section in sections[:4]] == [True] * 4
+        assert not sections[-1].resting
+        app.query_one(VerticalScroll).scroll_home(animate=False)
+        await pilot.pause()
+        assert "Part 0" in str(sections[0].render())
+        shown = "\n".join(strip.text for strip in sections[0].render_lines(sections[0].size.region))
+        assert "Part 0" in shown
+        assert "word0" in shown
+        assert not sections[0].resting
+        # Nothing moved meanwhile.
+        assert answer.size.height == height
+
+    drive(VerticalScroll(Answer(live=True)), steps, (60, 20))
