@@ -225,8 +225,14 @@ class Cluster:
             try:
                 rank.process.writer.write({"op": op, "id": number, **values, **own})
             except (BrokenLine, OSError, ValueError) as error:
-                raise self._lose(self._ended(rank, str(error))) from error
+                raise self._lose(self._ended(rank, self._why_ended(rank) or str(error))) from error
         return number
+
+    def _why_ended(self, rank: _Rank) -> str | None:
+        """What the thread that listens to it found of its end; None where it finds nothing for a while."""
+        with self._changed:
+            self._changed.wait_for(lambda: rank.ended is not None, BLAME_SECONDS)
+            return rank.ended
 
     def _take_reports(self, number: int) -> list[tuple[int, int, int]]:
         reports = []
