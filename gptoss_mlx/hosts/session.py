@@ -53,7 +53,8 @@ class HostedModel:
         patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
         self.hosts = tuple(hosts)
         self._name, self._folder, self._config = name, folder, config
-        self._mode, self._patience, self._stage = mode, patience, stage
+        self._mode: Mode | None = mode
+        self._patience, self._stage = patience, stage
         self._lock = threading.Lock()
         self._closed = False
         self._cluster: Cluster | None = None
