@@ -21,6 +21,14 @@ SAMPLE_BYTES: Final = 4096
 
 def model_identity(folder: Path) -> str:
     """The identity of the model in `folder`, in hexadecimal. Raises OSError when a file cannot be read."""
+    return fingerprint(folder, times=True)
+
+
+def fingerprint(folder: Path, *, times: bool = False) -> str:
+    """What the model in `folder` is known by wherever it lies, in hexadecimal; with `times`, in this place only.
+
+    Raises OSError when a file cannot be read.
+    """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     manifest = folder / MANIFEST_NAME
     if manifest.is_file():
@@ -28,7 +36,8 @@ def model_identity(folder: Path) -> str:
         return digest.hexdigest()
     for file in sorted(folder.glob("*.safetensors")):
         status = file.stat()
-        digest.update(f"\n{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        changed = f" {status.st_mtime_ns}" if times else ""
+        digest.update(f"\n{file.name} {status.st_size}{changed}\n".encode())
         with file.open("rb") as content:
             for sample in range(SAMPLES):
                 content.seek(max(0, status.st_size - SAMPLE_BYTES) * sample // (SAMPLES - 1))

@@ -247,12 +247,10 @@ class _Loop:
     def _answer(self, call: ToolCall) -> ToolResult:
         """The result of one call, or why there is none."""
         if self.job.ticket.cancelled():
-            return _failure(call, "the user stopped this call before it ran.")
+            return _failure(call, f"{_STOPPED}.")
         if self._must_answer(len(self._replies)):
             limit = self.options.tool_limits.rounds
-            return _failure(
-                call, f"no more calls are possible in this turn (limit: {limit}). Answer with what you have."
-            )
+            return _failure(call, f"{_NO_MORE} in this turn (limit: {limit}). Answer with what you have.")
         tool = self._tool(call.name)
         if tool is None:
             return _failure(call, self._unknown(call.name))
@@ -264,7 +262,7 @@ class _Loop:
         verdict = self._verdict(tool, call, arguments)
         if verdict is not True:
             reason = f": {verdict}" if isinstance(verdict, str) and verdict else ""
-            return _failure(call, f"the call was refused{reason}. The tool did not run.")
+            return _failure(call, f"{_REFUSED}{reason}. The tool did not run.")
         limits = self.options.tool_limits
         sessions = self._own_sessions if self.sessions is None else self.sessions
         outcome = run_call(
@@ -298,8 +296,8 @@ class _Loop:
         count = self._misfits[name] = self._misfits.get(name, 0) + 1
         if count == 1:
             schema = json.dumps(tool.parameters or {"type": "object", "properties": {}}, ensure_ascii=False)
-            return f"the arguments do not fit: {faults}. Call it again with arguments of this schema: {schema}"
-        return f"the arguments do not fit again: {faults}. Do not call it again; answer with what you have."
+            return f"{_MISFIT}: {faults}. Call it again with arguments of this schema: {schema}"
+        return f"{_MISFIT} again: {faults}. Do not call it again; answer with what you have."
 
     def _verdict(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Verdict:
         policy = tool.policy
@@ -315,12 +313,10 @@ class _Loop:
         return request.verdict if request.wait(self.job.ticket.cancelled) else "the user stopped the turn"
 
 
-_NOT_RUN = (
-    "Error: the call was refused",
-    "Error: the user stopped this call before it ran",
-    "Error: no more calls are possible",
-    "Error: the arguments do not fit",
-)
+_STOPPED, _REFUSED = "the user stopped this call before it ran", "the call was refused"
+_NO_MORE, _MISFIT = "no more calls are possible", "the arguments do not fit"
+
+_NOT_RUN = tuple(f"Error: {why}" for why in (_STOPPED, _REFUSED, _NO_MORE, _MISFIT))
 """How the results of calls begin whose tool was not run."""
 
 

@@ -12,6 +12,7 @@ examples:
   gptoss ask "What are attention sinks?" one question, one answer
   cat notes.txt | gptoss ask "Sum up:"   the text of a pipe follows the question
   gptoss ask "12 times 34?" --tool calc.py:multiply    let it call a function of yours
+  gptoss ask "Which is the 100th prime?" --python      let it run Python, in a sandbox
   gptoss ask "When do I fly?" --browse ~/notes         let it search and read a folder
   gptoss ask "What is in it?" --mcp "npx -y @modelcontextprotocol/server-filesystem ."    tools of an MCP server
   gptoss convert ./gpt-oss-20b           make a ready-to-run copy of a checkpoint

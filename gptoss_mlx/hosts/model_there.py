@@ -17,8 +17,8 @@ from typing import Final
 
 from gptoss_mlx.convert.verify import hash_files
 from gptoss_mlx.errors import ChecksumError, GptOssError
-from gptoss_mlx.manifest import MANIFEST_NAME, Manifest, read_manifest
-from gptoss_mlx.model_identity import SAMPLE_BYTES, SAMPLES
+from gptoss_mlx.manifest import Manifest, read_manifest
+from gptoss_mlx.model_identity import fingerprint
 from gptoss_mlx.models import find_model
 from gptoss_mlx.settings import home_folder
 from gptoss_mlx.whole_file import write_whole
@@ -38,23 +38,6 @@ class ModelThere:
     """Files that the manifest lists and that are not there, or not of their size."""
     why: str = ""
     """What is wrong, one sentence; "" when nothing is."""
-
-
-def fingerprint(folder: Path) -> str:
-    """What the model in `folder` is known by, in hexadecimal. Raises OSError."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    manifest = folder / MANIFEST_NAME
-    if manifest.is_file():
-        digest.update(manifest.read_bytes())
-        return digest.hexdigest()
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"\n{file.name} {size}\n".encode())
-        with file.open("rb") as content:
-            for sample in range(SAMPLES):
-                content.seek(max(0, size - SAMPLE_BYTES) * sample // (SAMPLES - 1))
-                digest.update(content.read(SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def look_for(names: list[str]) -> ModelThere:

@@ -22,9 +22,10 @@ from gptoss_mlx.errors import HostsError, ModelNotFound
 from gptoss_mlx.hosts.addresses import Host, find_addresses
 from gptoss_mlx.hosts.cluster import Cluster
 from gptoss_mlx.hosts.commands import JOIN_SECONDS
-from gptoss_mlx.hosts.model_there import ModelThere, fingerprint
+from gptoss_mlx.hosts.model_there import ModelThere
 from gptoss_mlx.hosts.rank import PROTOCOL
 from gptoss_mlx.hosts.remote_model import RemoteModel
+from gptoss_mlx.model_identity import fingerprint
 from gptoss_mlx.models import POCKET, POCKET_FOLDER, PUBLISHED
 from gptoss_mlx.settings import kernel_setting
 from gptoss_mlx.version import __version__
